@@ -1,0 +1,10 @@
+//! The pure heart: what a run is, what may happen to it, and what is due next.
+//!
+//! Nothing here does I/O, awaits, reads a clock, draws a random number or looks at the environment: time and ids are
+//! arguments. One fold ([`RunState::apply`](state::RunState::apply)) makes both live and recovered state.
+
+pub mod budget;
+pub mod failure;
+pub mod id;
+pub mod plan;
+pub mod time;

@@ -1,0 +1,109 @@
+//! Values that must never be stored or shown, and the one place that masks them.
+//!
+//! A [`Masker`] knows the engine's own credentials and a pipeline's secrets; whoever writes text that came from outside
+//! (a command's output, a provider's error) to the journal, a log, a prompt or a screen passes it through first.
+
+use std::sync::{Arc, RwLock};
+
+use aho_corasick::{AhoCorasick, MatchKind};
+use base64::Engine as _;
+use secrecy::{ExposeSecret as _, SecretString};
+
+/// What stands where a secret stood.
+pub const MASK: &str = "***";
+/// Shorter values and lines are not masked: they would blank out ordinary words.
+const SHORTEST: usize = 6;
+
+/// Replaces known secret values, each of their lines, and their base64, URL and JSON forms. Clones share the values.
+#[derive(Clone, Default)]
+pub struct Masker {
+    shared: Arc<RwLock<Known>>,
+}
+
+#[derive(Default)]
+struct Known {
+    forms: Vec<String>,
+    automaton: Option<AhoCorasick>,
+}
+
+impl Masker {
+    /// Adds a secret; texts masked from now on lose it.
+    pub fn add(&self, secret: &SecretString) {
+        let value = secret.expose_secret();
+        let mut forms: Vec<String> = Vec::new();
+        for part in std::iter::once(value).chain(value.lines()).map(str::trim) {
+            if part.len() < SHORTEST {
+                continue;
+            }
+            let json = serde_json::to_string(part).expect("text is JSON");
+            forms.extend([
+                part.to_owned(),
+                json[1..json.len() - 1].to_owned(),
+                base64::engine::general_purpose::STANDARD_NO_PAD.encode(part),
+                base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(part),
+                percent_encoding::utf8_percent_encode(part, percent_encoding::NON_ALPHANUMERIC).to_string(),
+            ]);
+        }
+        let mut known = self.shared.write().expect("no holder of this lock can panic");
+        known.forms.extend(forms);
+        known.forms.sort_unstable();
+        known.forms.dedup();
+        known.automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&known.forms).ok();
+    }
+
+    /// The text without secrets.
+    pub fn mask(&self, text: &str) -> String {
+        let known = self.shared.read().expect("no holder of this lock can panic");
+        match &known.automaton {
+            None => text.to_owned(),
+            Some(automaton) => {
+                let mut out = String::with_capacity(text.len());
+                automaton.replace_all_with(text, &mut out, |_, _, out| {
+                    out.push_str(MASK);
+                    true
+                });
+                out
+            }
+        }
+    }
+
+    /// Whether the text holds a secret.
+    pub fn found_in(&self, text: &str) -> bool {
+        let known = self.shared.read().expect("no holder of this lock can panic");
+        known.automaton.as_ref().is_some_and(|automaton| automaton.is_match(text))
+    }
+}
+
+impl std::fmt::Debug for Masker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Masker")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_values_lines_and_encodings_go() {
+        let masker = Masker::default();
+        masker.add(&SecretString::from("first-line-öf-key\nsecond+line/of=key".to_owned()));
+        let encoded = base64::engine::general_purpose::STANDARD_NO_PAD.encode("second+line/of=key");
+        for (given, wanted) in [
+            ("a first-line-öf-key\nsecond+line/of=key b", "a *** b".to_owned()),
+            ("only second+line/of=key", "only ***".to_owned()),
+            (encoded.as_str(), MASK.to_owned()),
+            ("second%2Bline%2Fof%3Dkey", MASK.to_owned()),
+            ("nothing", "nothing".to_owned()),
+        ] {
+            assert_eq!(masker.mask(given), wanted);
+        }
+    }
+
+    #[test]
+    fn short_values_stay_so_that_text_stays_readable() {
+        let masker = Masker::default();
+        masker.add(&SecretString::from("abc".to_owned()));
+        assert_eq!(masker.mask("abcdef"), "abcdef");
+    }
+}
