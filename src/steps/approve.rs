@@ -2,14 +2,34 @@
 //! current plan's hash, is the core's business: no answer of another kind reaches this step.
 
 use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Context, Outcome, Step, Turn};
+use super::{Context, Kind, Outcome, Step, Turn, build};
 use crate::core::event::{Question, QuestionKind};
 use crate::core::failure::Failure;
+use crate::core::graph::Authority;
 
-/// The step; its only key, `revise`, belongs to the graph.
-pub struct Approve;
+/// `approve` in the list.
+pub const KIND: Kind = Kind {
+    name: "approve",
+    summary: "asks a person to approve the plan",
+    schema: || schemars::schema_for!(Approve),
+    templates: &[],
+    authority: Authority::Approves,
+    exclusive: false,
+    build: build::<Approve>,
+};
+
+/// The step's own keys.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Approve {
+    /// The planning step that a revision goes back to, with the feedback.
+    #[serde(default, rename = "revise")]
+    _revise: Option<String>,
+}
 
 #[async_trait]
 impl Step for Approve {

@@ -3,6 +3,9 @@
 //! A step looks before it acts, so that running it twice leaves one trace. It does not know the scheduler: retry,
 //! rewind and continue are policies of the graph; a step only says one of the six [`Outcome`]s.
 
+mod approve;
+mod shell;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,10 +17,46 @@ use tokio_util::sync::CancellationToken;
 use crate::core::budget::{Usage, Usd};
 use crate::core::event::{PromptRecord, Question, RunSpec};
 use crate::core::failure::Failure;
+use crate::core::graph::Authority;
 use crate::core::id::StepId;
 use crate::core::plan::{PlanRecord, sha256};
 use crate::core::time::Timestamp;
+use crate::sandboxes::Sandbox;
 use crate::secrets::Masker;
+use crate::templates::Mode;
+
+/// The step types.
+pub static KINDS: &[Kind] = &[approve::KIND, shell::KIND];
+
+/// A step type: what the language needs to know of it.
+pub struct Kind {
+    /// Its name in YAML.
+    pub name: &'static str,
+    /// In one line, for schemas and the reference.
+    pub summary: &'static str,
+    /// JSON Schema of its own keys.
+    pub schema: fn() -> schemars::Schema,
+    /// Which of its keys are templates.
+    pub templates: &'static [(&'static str, Mode)],
+    /// What it may do.
+    pub authority: Authority,
+    /// Whether it may write the workspace.
+    pub exclusive: bool,
+    /// Makes the step of its own keys; the schema has been checked.
+    pub build: fn(&Value) -> Result<Box<dyn Step>, String>,
+}
+
+/// The step type of a name.
+pub fn kind(name: &str) -> Option<&'static Kind> {
+    KINDS.iter().find(|kind| kind.name == name)
+}
+
+/// The common way to make a step of its keys.
+fn build<T: Step + serde::de::DeserializeOwned + 'static>(spec: &Value) -> Result<Box<dyn Step>, String> {
+    serde_json::from_value::<T>(spec.clone())
+        .map(|step| Box::new(step) as Box<dyn Step>)
+        .map_err(|error| error.to_string())
+}
 
 /// What a step says at the end of a turn.
 #[derive(Debug, Clone, PartialEq)]
@@ -123,6 +162,20 @@ impl Context {
         sha256(text.as_bytes())["sha256:".len()..][..32].to_owned()
     }
 
+    /// Where commands of this step start: the workspace if the run has one, else an empty folder of the run's own.
+    pub fn command_folder(&self) -> Result<PathBuf, Failure> {
+        let name = if self.output_of("branch").is_some() { "workspace" } else { "scratch" };
+        let folder = self.run_dir.join(name);
+        std::fs::create_dir_all(&folder)
+            .map_err(|error| Failure::terminal("folder", format!("cannot make {}: {error}", folder.display())))?;
+        Ok(folder)
+    }
+
+    /// Where a command's output goes line by line.
+    pub fn lines(&self) -> Lines<'_> {
+        Lines { log: self.log.as_ref(), step: &self.step }
+    }
+
     /// A line for people, which is also kept in the run's log.
     pub fn note(&self, text: impl AsRef<str>) {
         self.log.line(&self.step, Stream::Note, text.as_ref());
@@ -219,6 +272,22 @@ pub enum Stream {
     Note,
 }
 
+/// A command's output on its way to a log.
+pub struct Lines<'a> {
+    log: &'a dyn Log,
+    step: &'a StepId,
+}
+
+impl crate::sandboxes::Output for Lines<'_> {
+    fn line(&self, stream: crate::sandboxes::Stream, text: &str) {
+        let stream = match stream {
+            crate::sandboxes::Stream::Stdout => Stream::Stdout,
+            crate::sandboxes::Stream::Stderr => Stream::Stderr,
+        };
+        self.log.line(self.step, stream, text);
+    }
+}
+
 /// Lines for people; never data that anything depends on.
 pub trait Log: Send + Sync {
     /// One line without its end; masked and cleaned before it is kept or shown.
@@ -229,4 +298,8 @@ pub trait Log: Send + Sync {
 pub struct Equipment {
     /// Known secrets.
     pub masker: Masker,
+    /// Where commands run.
+    pub sandbox: Arc<dyn Sandbox>,
+    /// Whether commands may reach the network.
+    pub network: bool,
 }
