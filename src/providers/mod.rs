@@ -17,6 +17,8 @@ mod gemini;
 mod history;
 mod openai;
 mod sse;
+#[cfg(test)]
+mod testing;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
