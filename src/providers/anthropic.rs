@@ -11,7 +11,7 @@ use super::models::{CacheTtl, Thinking};
 use super::sse::{self, Event};
 use super::{
     Access, AssistantMessage, ChatRequest, HttpReply, HttpRequest, ModelCard, Provider, ProviderError, Reply, Stop,
-    ToolCall,
+    ToolCall, ToolSpec,
 };
 use crate::core::budget::Usage;
 
@@ -66,8 +66,10 @@ impl Provider for Anthropic {
             body.insert("system".into(), json!([block]));
         }
         if !request.tools.is_empty() {
-            let tool = |tool: &super::ToolSpec| json!({"name": tool.name, "description": tool.description, "input_schema": tool.schema});
-            body.insert("tools".into(), request.tools.iter().map(tool).collect());
+            let tools = request.tools.iter().map(|ToolSpec { name, description, schema }| {
+                json!({"name": name, "description": description, "input_schema": schema})
+            });
+            body.insert("tools".into(), tools.collect());
         }
         let messages: Vec<Value> = turns(&request.messages, NAME).into_iter().map(message).collect();
         body.insert("messages".into(), messages.into());

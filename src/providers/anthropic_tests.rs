@@ -1,3 +1,5 @@
+//! Recorded bodies of the Messages API, whole and cut.
+
 use super::super::testing::*;
 use super::super::{Message, ToolResult};
 use super::*;
@@ -201,6 +203,10 @@ fn lost_and_misordered_results_still_answer_every_call() {
         }],
         note: None,
     };
+    let lost = vec![user("x"), Message::Assistant(said.clone()), user("go on")];
+    let body = Anthropic.request(&card("anthropic", "claude-opus-5-5"), &request(lost)).body;
+    assert_eq!(body["messages"][2]["content"][1]["tool_use_id"], "toolu_02");
+    assert_eq!(body["messages"][3]["content"][0]["text"], "go on");
     let history = vec![user("x"), Message::Assistant(said), only_second];
     let body = Anthropic.request(&card("anthropic", "claude-opus-5-5"), &request(history)).body;
     let content = &body["messages"][2]["content"];

@@ -1,16 +1,17 @@
 //! Recordings of model calls. Knows files and wire bodies, no key and no network.
 //!
-//! A cassette is JSON Lines: a header, then one line for each call that shaped the conversation. What is kept of a request
-//! is its canonical form ([`super::normalise`]); keys are not in it because transports add them later. Replies are kept
-//! raw, event streams included. Weather is not kept (rate limits, outages, cut streams, bad keys): a replay is of what the
-//! models did, so it waits for nothing.
+//! A cassette is JSON Lines: a header, then one line for each call that shaped the conversation. What is kept of a
+//! request is its canonical form ([`super::normalise`]); keys are not in it because transports add them later. Replies
+//! are kept raw, event streams included. Weather is not kept (rate limits, outages, cut streams, bad keys): a replay is
+//! of what the models did, so it waits for nothing.
 //!
-//! **Replay** finds a request by its hash; equal requests are answered in the order of the recording, then with the last
-//! answer again. Nothing is remembered between processes, so a killed and resumed run finds its next call as well.
+//! **Replay** finds a request by its hash; equal requests are answered in the order of the recording, then with the
+//! last answer again. Nothing is remembered between processes, so a killed and resumed run finds its next call as well.
 //!
-//! **Recording into a file that exists** is refused, except by the run that made it: a resumed run goes on at its end (a
-//! half line that a kill left is cut off). A request that the file already answers is answered from the file once, so that
-//! a call which was recorded, but not yet journaled when the run was killed, is neither paid nor recorded twice.
+//! **Recording into a file that exists** is refused, except by the run that made it: a resumed run goes on at its end
+//! (a half line that a kill left is cut off). A request that the file already answers is answered from the file once,
+//! so that a call which was recorded, but not yet journaled when the run was killed, is neither paid nor recorded
+//! twice.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::{File, OpenOptions};
@@ -333,7 +334,14 @@ impl Recording {
     }
 
     fn append(&self, entry: &Entry) -> Result<(), CassetteError> {
-        write_line(&mut lock(&self.state).file, entry).map_err(|error| CassetteError::Io {
+        let file = &mut lock(&self.state).file;
+        let written = file.metadata().and_then(|before| {
+            write_line(file, entry).inspect_err(|_| {
+                // A full disk may take half a line; the next one must not be glued to it.
+                file.set_len(before.len()).ok();
+            })
+        });
+        written.map_err(|error| CassetteError::Io {
             path: self.path.clone(),
             verb: "written",
             reason: error.to_string(),

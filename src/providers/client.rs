@@ -1,4 +1,5 @@
-//! Calls one model: sends, tries again with patience, and says beforehand what a call may cost. Knows no run and no step.
+//! Calls one model: sends, tries again with patience, and says beforehand what a call may cost. Knows no run and no
+//! step.
 
 use std::fmt;
 use std::sync::Arc;
@@ -191,8 +192,8 @@ impl Client {
         self.card.cost(&self.estimate(request))
     }
 
-    /// Asks for the next message, again and again as the policy allows; the body is the same each time. What failed tries
-    /// used is part of the usage, of the reply's or of the error's.
+    /// Asks for the next message, again and again as the policy allows; the body is the same each time. What failed
+    /// tries used is part of the usage, of the reply's or of the error's.
     pub async fn chat(&self, request: &ChatRequest, cancel: &CancellationToken) -> Result<Reply, ProviderError> {
         let http = self.provider.request(&self.card, request);
         let mut lost = Usage::default();

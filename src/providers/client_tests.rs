@@ -1,3 +1,5 @@
+//! The client against scripts, a strict server, and servers that break in every way; knows no real provider.
+
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
@@ -299,7 +301,7 @@ async fn tries_are_counted_and_what_they_used_is_paid() {
     let reply = ask(&client).await.unwrap();
     assert_eq!((reply.usage.output, reply.usage.cache_read), (1 + 9, 2 * 4096));
     let bodies = script.1.lock().unwrap();
-    assert!(bodies.len() == 3 && bodies.windows(2).all(|pair| pair[0].to_string() == pair[1].to_string()));
+    assert!(bodies.len() == 3 && bodies.windows(2).all(|pair| pair[0] == pair[1]));
 }
 
 #[tokio::test]

@@ -234,12 +234,12 @@ impl ProviderError {
         let base = access.map_or("the base URL", |access| access.base_var);
         Some(match &self.kind {
             ErrorKind::NoKey => {
-                format!("set {key} (or {key}_FILE=/path/to/file), then go on with `devo resume RUN`")
+                format!("set {key} (or {key}_FILE=/path/to/file), then `devo retry RUN`")
             }
             ErrorKind::Auth => format!("check {key}: it may be wrong, expired or without access to this model"),
-            ErrorKind::Quota { daily: true } => "wait until tomorrow or raise the quota, then `devo resume RUN`".into(),
+            ErrorKind::Quota { daily: true } => "wait until tomorrow or raise the quota, then `devo retry RUN`".into(),
             ErrorKind::Quota { daily: false } => {
-                "add credit or raise the spend limit at the provider, then `devo resume RUN`".into()
+                "add credit or raise the spend limit at the provider, then `devo retry RUN`".into()
             }
             ErrorKind::RateLimited | ErrorKind::Overloaded | ErrorKind::Cut | ErrorKind::Timeout => {
                 "the provider is busy or unsteady; the run can go on later with `devo resume RUN`".into()

@@ -9,7 +9,7 @@ use super::http::Method;
 use super::sse::{self, Event};
 use super::{
     Access, AssistantMessage, ChatRequest, HttpReply, HttpRequest, ModelCard, Provider, ProviderError, Reply, Stop,
-    ToolCall,
+    ToolCall, ToolSpec,
 };
 use crate::core::budget::Usage;
 
@@ -57,8 +57,10 @@ impl Provider for Gemini {
             body.insert("systemInstruction".into(), json!({"parts": [{"text": request.system}]}));
         }
         if !request.tools.is_empty() {
-            let tool = |tool: &super::ToolSpec| json!({"name": tool.name, "description": tool.description, "parametersJsonSchema": tool.schema});
-            let tools: Vec<Value> = request.tools.iter().map(tool).collect();
+            let tools = request.tools.iter().map(|ToolSpec { name, description, schema }| {
+                json!({"name": name, "description": description, "parametersJsonSchema": schema})
+            });
+            let tools: Vec<Value> = tools.collect();
             body.insert("tools".into(), json!([{"functionDeclarations": tools}]));
         }
         let contents: Vec<Value> = turns(&request.messages, NAME).into_iter().map(content).collect();
@@ -73,7 +75,8 @@ impl Provider for Gemini {
     }
 
     fn reply(&self, reply: &HttpReply) -> Result<Reply, ProviderError> {
-        let chunks = if sse::is_stream(reply.header("content-type"), &reply.body) {
+        let streamed = sse::is_stream(reply.header("content-type"), &reply.body);
+        let chunks = if streamed && reply.status == 200 {
             let events = sse::events(&reply.body).map_err(|_| {
                 ProviderError::new(NAME, ErrorKind::Garbled, "an event of the stream is not JSON").with_reply(reply)
             })?;
@@ -101,8 +104,7 @@ impl Provider for Gemini {
             received.add(chunk);
         }
         if !received.known {
-            let empty = chunks.is_empty() && sse::is_stream(reply.header("content-type"), &reply.body);
-            return Err(if empty {
+            return Err(if streamed && chunks.is_empty() {
                 ProviderError::new(NAME, ErrorKind::Cut, "the reply broke off before its start").with_reply(reply)
             } else {
                 of_reply(NAME, ErrorKind::Garbled, None, reply)

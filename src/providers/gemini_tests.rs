@@ -1,3 +1,5 @@
+//! Recorded bodies of generateContent, whole and cut.
+
 use super::super::Message;
 use super::super::testing::*;
 use super::*;

@@ -26,8 +26,8 @@ pub(super) struct Answer<'a> {
 /// What a call is answered with whose result was lost: the APIs refuse a call without an answer.
 const LOST: &str = "no result: the call was not run";
 
-/// The conversation for `provider`. What comes out for a message depends only on those before it (and, for calls, on the
-/// one after), so a longer history begins with the very turns of a shorter one.
+/// The conversation for `provider`. What comes out for a message depends only on those before it (and, for calls, on
+/// the one after), so a longer history begins with the very turns of a shorter one.
 pub(super) fn turns<'a>(messages: &'a [Message], provider: &str) -> Vec<Turn<'a>> {
     let mut turns = Vec::with_capacity(messages.len());
     let mut open: Option<&AssistantMessage> = None;

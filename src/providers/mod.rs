@@ -1,8 +1,8 @@
 //! Model providers: one conversation turn in, one reply out. They know wire formats, not runs, steps or prompts.
 //!
-//! A provider is two pure functions, [`Provider::request`] and [`Provider::reply`]; to add one, write a file and put its
-//! word in [`PROVIDERS`]. A [`client::Client`] calls a model: it sends through an [`http::Transport`] (the network, which
-//! adds the key at the last moment, or a [`cassette`]), retries, and says what a call may cost before it is made.
+//! A provider is two pure functions, [`Provider::request`] and [`Provider::reply`]; to add one, write a file and put
+//! its word in [`PROVIDERS`]. A [`client::Client`] calls a model: it sends through an [`http::Transport`] (the network,
+//! which adds the key at the last moment, or a [`cassette`]), retries, and says what a call may cost before it is made.
 
 pub mod cassette;
 pub mod client;
@@ -50,7 +50,8 @@ pub trait Provider: Send + Sync + std::fmt::Debug {
     /// A request that costs nothing and proves that the endpoint accepts the key.
     fn probe(&self) -> HttpRequest;
 
-    /// What the model showed of its thinking in a message of this provider; for a progress line, empty where it hides it.
+    /// What the model showed of its thinking in a message of this provider; for a progress line, empty where it hides
+    /// it.
     fn thoughts(&self, native: &Value) -> String;
 }
 

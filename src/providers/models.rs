@@ -98,7 +98,7 @@ pub enum MaxTokensField {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelEntry {
-    /// The provider; needed for a model that the table does not know only if two providers could have it.
+    /// Whose it is; a role that names it with another provider is refused.
     pub provider: Option<String>,
     /// Other ids of the same model.
     pub aliases: Vec<String>,
@@ -256,7 +256,7 @@ struct File {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnknownModel {
     /// No price is known, so no limit could hold.
-    #[error("the price of {provider}'s model `{model}` is not known{}", .nearest.as_ref().map(|near| format!(" (did you mean `{near}`?)")).unwrap_or_default())]
+    #[error("the price of {provider}'s model `{model}` is not known{}", perhaps(.nearest.as_deref()))]
     NoPrice {
         /// The provider.
         provider: String,
@@ -278,6 +278,10 @@ pub enum UnknownModel {
     /// There is no such provider.
     #[error(transparent)]
     Provider(#[from] super::UnknownProvider),
+}
+
+fn perhaps(nearest: Option<&str>) -> String {
+    nearest.map(|near| format!(" (did you mean `{near}`?)")).unwrap_or_default()
 }
 
 impl UnknownModel {
@@ -329,18 +333,15 @@ impl ModelTable {
     /// defaults once its price is given.
     pub fn card(&self, provider: &str, model: &str, at: Timestamp) -> Result<ModelCard, UnknownModel> {
         super::provider(provider)?;
-        let known = self.entry(model);
-        let said = self.models.get(model);
-        for entry in [said, known].into_iter().flatten() {
-            if let Some(owner) = entry.provider.as_deref()
-                && owner != provider
-                // One id may live behind several endpoints (an OpenAI-compatible gateway to Claude): only a person's
-                // own word, or two formats that cannot be meant, decide.
-                && (said.is_some_and(|said| said.provider.is_some()) || !self.prices.contains_key(model))
-            {
-                let (provider, model, owner) = (provider.to_owned(), model.to_owned(), owner.to_owned());
-                return Err(UnknownModel::OtherProvider { provider, model, owner });
-            }
+        let known = find(&self.file.models, model);
+        let said = find(&self.models, model);
+        // One id may live behind several APIs (a gateway): who gives a price knows what they do.
+        let priced = self.prices.contains_key(model) || said.is_some_and(|entry| !entry.prices.is_empty());
+        let owner = said.and_then(|entry| entry.provider.as_deref());
+        let owner = owner.or(known.filter(|_| !priced).and_then(|entry| entry.provider.as_deref()));
+        if let Some(owner) = owner.filter(|owner| *owner != provider) {
+            let (provider, model, owner) = (provider.to_owned(), model.to_owned(), owner.to_owned());
+            return Err(UnknownModel::OtherProvider { provider, model, owner });
         }
         // The switches of a model are those of its own API.
         let known = known.filter(|entry| entry.provider.as_deref() == Some(provider));
@@ -373,16 +374,15 @@ impl ModelTable {
         })
     }
 
-    fn entry(&self, model: &str) -> Option<&ModelEntry> {
-        let models = &self.file.models;
-        models.get(model).or_else(|| models.values().find(|entry| entry.aliases.iter().any(|alias| alias == model)))
-    }
-
     fn nearest(&self, provider: &str, model: &str) -> Option<String> {
         let near = |id: &&str| strsim::jaro_winkler(id, model);
         let best = self.ids(provider).filter(|id| *id != model).max_by(|a, b| near(a).total_cmp(&near(b)))?;
         (strsim::damerau_levenshtein(best, model) <= 3).then(|| best.to_owned())
     }
+}
+
+fn find<'a>(models: &'a BTreeMap<String, ModelEntry>, model: &str) -> Option<&'a ModelEntry> {
+    models.get(model).or_else(|| models.values().find(|entry| entry.aliases.iter().any(|alias| alias == model)))
 }
 
 fn first<T>(layers: &[&ModelEntry], field: impl Fn(&ModelEntry) -> Option<T>) -> Option<T> {
@@ -487,6 +487,11 @@ mod tests {
         assert!(typo.to_string().contains("did you mean `claude-opus-5-5`"), "{typo}");
         let other = table.card("gemini", "claude-opus-5-5", at("2026-11-22")).unwrap_err();
         assert!(other.hint().contains("provider: anthropic"), "{}", other.hint());
+        let free = Price { input: 0.0, output: 0.0, cached: 0.0, cache_write_5m: None, cache_write_1h: None };
+        let prices = BTreeMap::from([("claude-opus-5-5".to_owned(), free)]);
+        let gateway = table.clone().with_overrides(prices, BTreeMap::new());
+        let card = gateway.card("openai", "claude-opus-5-5", at("2026-11-22")).unwrap();
+        assert_eq!((card.thinking, card.version), (None, None), "the switches are those of the API that is used");
         assert!(matches!(table.card("x", "y", at("2026-11-22")), Err(UnknownModel::Provider(_))));
         assert!(matches!(
             table.card("anthropic", "claude-fable-5-2", at("2026-11-22")),

@@ -1,3 +1,5 @@
+//! Recorded bodies of chat completions, whole, cut and odd.
+
 use super::super::Message;
 use super::super::testing::*;
 use super::*;

@@ -64,7 +64,7 @@ pub(super) fn foreign() -> AssistantMessage {
 /// Every request of a conversation repeats the one before, byte for byte, up to the end of its messages; what came from
 /// the provider stands in it as it was.
 pub(super) fn grows_by_appending(provider: &dyn Provider, card: &ModelCard, said: &AssistantMessage) {
-    let history = vec![
+    let history = [
         user("Validar stock"),
         Message::Assistant(foreign()),
         results(&foreign(), None),

@@ -1,3 +1,5 @@
+//! Record, replay, kill, differ.
+
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
