@@ -4,6 +4,10 @@
 //! rewind and continue are policies of the graph; a step only says one of the six [`Outcome`]s.
 
 mod approve;
+mod branch;
+mod commit;
+mod push;
+pub mod repo;
 mod shell;
 
 use std::collections::BTreeMap;
@@ -26,7 +30,7 @@ use crate::secrets::Masker;
 use crate::templates::Mode;
 
 /// The step types.
-pub static KINDS: &[Kind] = &[approve::KIND, shell::KIND];
+pub static KINDS: &[Kind] = &[approve::KIND, branch::KIND, commit::KIND, push::KIND, shell::KIND];
 
 /// A step type: what the language needs to know of it.
 pub struct Kind {
@@ -302,4 +306,6 @@ pub struct Equipment {
     pub sandbox: Arc<dyn Sandbox>,
     /// Whether commands may reach the network.
     pub network: bool,
+    /// The run's repository.
+    pub repo: Option<repo::Repo>,
 }
