@@ -1,26 +1,30 @@
-//! `host`: no sandbox at all, by explicit choice. Commands run as the engine's user and see the machine; their environment,
-//! their private HOME and their death are the same as anywhere else.
+//! Commands on the host itself: no isolation, for those who asked for it in so many words.
+//!
+//! What it does give: an allow-listed environment, a private HOME, time, output and resource limits, and the death of
+//! everything that a command started. Set-user-id programs (`sudo`) gain nothing in it. It cannot take the network away.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-use super::{Command, Finished, Output, Sandbox, SandboxError, Toolchains, spawn};
+use super::job::{Job, Place};
+use super::{
+    Command, Finished, OutputSink, Sandbox, SandboxError, Settings, passable, real_workspace, run, text, within,
+};
 
-/// Commands run on the machine itself.
+/// Runs commands as ordinary processes of the engine's user.
+#[derive(Debug)]
 pub struct Host {
-    exe: PathBuf,
-    tools: Toolchains,
-    home: tempfile::TempDir,
+    settings: Settings,
+    reason: String,
+    home_parent: PathBuf,
 }
 
 impl Host {
-    /// Whoever calls this has the user's explicit word for it. `exe` is this program.
-    pub fn explicitly(exe: &Path, tools: Toolchains) -> Result<Self, SandboxError> {
-        let home = tempfile::Builder::new().prefix("devo-home-").tempdir();
-        let home = home.map_err(|error| SandboxError::Start(format!("no folder for HOME: {error}")))?;
-        Ok(Self { exe: exe.to_owned(), tools, home })
+    /// `reason` says who allowed it, in words that are shown on every run (`devo.yaml: sandbox.type is host`).
+    pub fn explicitly(reason: &str, settings: &Settings) -> Self {
+        Self { settings: settings.clone(), reason: reason.to_owned(), home_parent: std::env::temp_dir() }
     }
 }
 
@@ -30,25 +34,50 @@ impl Sandbox for Host {
         "host"
     }
 
-    async fn exec(
-        &self,
-        command: &Command,
-        output: &dyn Output,
-        cancel: &CancellationToken,
-    ) -> Result<Finished, SandboxError> {
-        let mut env = command.env.clone();
-        env.extend([
-            ("PATH".to_owned(), self.tools.variable()),
-            ("HOME".to_owned(), self.home.path().display().to_string()),
-            ("LANG".to_owned(), "C.UTF-8".to_owned()),
-            ("TZ".to_owned(), "UTC".to_owned()),
-        ]);
-        let argv = ["sh", "-c", &command.script].map(Into::into).to_vec();
-        let dir = command.workspace.join(&command.dir);
-        spawn::run(&self.exe, argv, env, &dir, command, output, cancel).await
+    fn isolates(&self) -> bool {
+        false
+    }
+
+    fn caveats(&self) -> Vec<String> {
+        vec![format!("commands run on this machine without isolation ({})", self.reason)]
     }
 
     async fn probe(&self) -> Result<(), SandboxError> {
-        Ok(())
+        let folder = tempfile::tempdir().map_err(|error| SandboxError::Setup { message: error.to_string() })?;
+        let finished = self.exec(&Command::new("true", folder.path()), &(), &CancellationToken::new()).await?;
+        match finished.exit.is_success() {
+            true => Ok(()),
+            false => Err(SandboxError::Unavailable {
+                what: format!("`true` does not run on this machine: {:?}", finished.exit),
+                hint: "check that /bin/sh works".into(),
+            }),
+        }
+    }
+
+    async fn exec(
+        &self,
+        command: &Command,
+        output: &dyn OutputSink,
+        cancel: &CancellationToken,
+    ) -> Result<Finished, SandboxError> {
+        passable("the script", command.script.len(), &[&command.script])?;
+        let workspace = real_workspace(command)?;
+        let refuse = |why| SandboxError::Path { path: command.dir.clone(), why };
+        let dir = command.workspace.join(within(&command.workspace, &command.dir)?);
+        let dir = dir.canonicalize().map_err(|_| refuse("cannot be opened"))?;
+        if !dir.starts_with(&workspace) {
+            return Err(refuse("leads out of the workspace"));
+        }
+        if !dir.is_dir() {
+            return Err(refuse("is not a folder"));
+        }
+        let job = Job {
+            script: command.script.clone(),
+            env: self.settings.environment(command)?,
+            place: Place::Host { dir: text(&dir)?, home_parent: text(&self.home_parent)? },
+            limits: command.limits,
+            disk: text(&workspace)?,
+        };
+        run::run(&self.settings.supervisor, &job, command, command.read_only.clone(), output, cancel).await
     }
 }
