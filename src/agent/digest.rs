@@ -112,7 +112,7 @@ impl Report {
             }
             let failing = Failing {
                 id: cut_line(&steady(&failing.id), ID),
-                message: cut_middle(steady(&failing.message).trim_end(), MESSAGE, 70, None).trim_end().to_owned(),
+                message: shorten(&failing.message),
                 location: failing.location.map(|location| cut_line(&steady(&location), ID)),
             };
             if !self.failing.iter().any(|known| known.id == failing.id && known.message == failing.message) {
@@ -171,6 +171,12 @@ pub fn digest(report: &Report, previous: Option<&Report>, raw: &str) -> String {
         let _ = writeln!(text, "output:\n{}", cut_middle(steady(raw).trim_end(), room.min(4_000), 20, None));
     }
     cut_middle(&text, DIGEST_BYTES, 80, None)
+}
+
+/// A message as it is kept: cut before the costly part, so that a huge one costs no more than a long one.
+fn shorten(message: &str) -> String {
+    let message = steady(&cut_middle(message.trim_end(), MESSAGE * 4, 70, None));
+    cut_middle(message.trim_end(), MESSAGE, 70, None).trim_end().to_owned()
 }
 
 fn headline(report: &Report) -> String {

@@ -76,8 +76,8 @@ pub trait Workbench: Send {
     async fn snapshot(&mut self) -> Result<String, Failure>;
     /// Performs calls in order, reading ones together, and stops after the first command; at least one is performed.
     async fn perform(&mut self, calls: &[ToolCall]) -> Vec<Performed>;
-    /// Called once per reply when all its calls are answered: what the stop rules say.
-    fn verdict(&mut self, reply: &AssistantMessage, results: &[ToolResult], tree: &str) -> Verdict;
+    /// Called once per reply when all its calls are answered: cuts them to size together, and says what the stop rules say.
+    fn verdict(&mut self, reply: &AssistantMessage, results: &mut [ToolResult], tree: &str) -> Verdict;
     /// Runs what decides: the plan's checks.
     async fn gate(&mut self) -> Result<Gate, Failure>;
     /// What must survive a crash.
@@ -279,9 +279,9 @@ impl ExecuteLoop<'_> {
         carry: &mut ExecuteCarry,
         bench: &mut dyn Workbench,
     ) -> Result<ExecuteEnd, Failure> {
-        let results = std::mem::take(&mut carry.results);
+        let mut results = std::mem::take(&mut carry.results);
         let tree = carry.tree.clone().unwrap_or_default();
-        match bench.verdict(reply, &results, &tree) {
+        match bench.verdict(reply, &mut results, &tree) {
             Verdict::Go => {}
             Verdict::Nudge(note) => carry.notes.push(note),
             Verdict::Stop(failure) => return Err(failure),

@@ -16,25 +16,78 @@ use crate::core::plan::Plan;
 const TEST_FOLDERS: &[&str] = &["test", "tests", "__tests__", "spec", "specs", "e2e", "testdata"];
 /// Names of test files by convention; `*` at one end.
 const TEST_NAMES: &[&str] = &[
-    "test_*", "*_test.py", "*_test.go", "*_test.rs", "*_test.rb", "*_spec.rb", "*Test.java", "*Tests.java", "*IT.java", "*Test.kt",
-    "*Test.php", "*Tests.cs", "*_test.dart", "*_test.exs", "tests.rs",
+    "test_*",
+    "*_test.py",
+    "*_test.go",
+    "*_test.rs",
+    "*_test.rb",
+    "*_spec.rb",
+    "*Test.java",
+    "*Tests.java",
+    "*IT.java",
+    "*Test.kt",
+    "*Test.php",
+    "*Tests.cs",
+    "*_test.dart",
+    "*_test.exs",
+    "tests.rs",
 ];
 /// A part of the name that makes a JavaScript or TypeScript file a test.
 const TEST_INFIXES: &[&str] = &[".test.", ".spec."];
 /// Configuration that decides what is built, tested and run.
 const CONFIG: &[&str] = &[
-    "conftest.py", "pytest.ini", "tox.ini", "setup.cfg", "setup.py", "noxfile.py", "pyproject.toml", "package.json", "tsconfig.json",
-    "Cargo.toml", "build.rs", "rust-toolchain", "rust-toolchain.toml", "clippy.toml", "go.mod", "pom.xml", "build.gradle",
-    "build.gradle.kts", "settings.gradle", "Makefile", "makefile", "GNUmakefile", "justfile", "CMakeLists.txt", "Rakefile", "Gemfile",
-    "composer.json", "phpunit.xml", "phpunit.xml.dist", "Jenkinsfile", "azure-pipelines.yml", ".travis.yml", "Dockerfile",
+    "conftest.py",
+    "pytest.ini",
+    "tox.ini",
+    "setup.cfg",
+    "setup.py",
+    "noxfile.py",
+    "pyproject.toml",
+    "package.json",
+    "tsconfig.json",
+    "Cargo.toml",
+    "build.rs",
+    "rust-toolchain",
+    "rust-toolchain.toml",
+    "clippy.toml",
+    "go.mod",
+    "pom.xml",
+    "build.gradle",
+    "build.gradle.kts",
+    "settings.gradle",
+    "Makefile",
+    "makefile",
+    "GNUmakefile",
+    "justfile",
+    "CMakeLists.txt",
+    "Rakefile",
+    "Gemfile",
+    "composer.json",
+    "phpunit.xml",
+    "phpunit.xml.dist",
+    "Jenkinsfile",
+    "azure-pipelines.yml",
+    ".travis.yml",
+    "Dockerfile",
 ];
 /// The same, by the start of the name.
-const CONFIG_STARTS: &[&str] = &["jest.config.", "vitest.config.", "karma.conf.", ".mocharc", "playwright.config.", "requirements"];
+const CONFIG_STARTS: &[&str] =
+    &["jest.config.", "vitest.config.", "karma.conf.", ".mocharc", "playwright.config.", "requirements"];
 /// Folders of configuration.
 const CONFIG_FOLDERS: &[&str] = &[".cargo", ".circleci", ".buildkite", ".devcontainer", ".vscode", ".idea"];
 const LOCKS: &[&str] = &[
-    "Cargo.lock", "package-lock.json", "npm-shrinkwrap.json", "yarn.lock", "pnpm-lock.yaml", "bun.lockb", "poetry.lock", "uv.lock",
-    "Pipfile.lock", "Gemfile.lock", "composer.lock", "go.sum",
+    "Cargo.lock",
+    "package-lock.json",
+    "npm-shrinkwrap.json",
+    "yarn.lock",
+    "pnpm-lock.yaml",
+    "bun.lockb",
+    "poetry.lock",
+    "uv.lock",
+    "Pipfile.lock",
+    "Gemfile.lock",
+    "composer.lock",
+    "go.sum",
 ];
 const AGENT_FILES: &[&str] = &["AGENTS.md", "CLAUDE.md", "GEMINI.md", ".mcp.json", ".cursorrules"];
 const AGENT_FOLDERS: &[&str] = &[".claude", ".cursor", ".gemini", ".aider", ".codex"];
@@ -139,11 +192,33 @@ pub struct Finding {
 /// The most findings that are kept.
 const FINDINGS_MAX: usize = 20;
 const SKIPS: &[&str] = &[
-    "#[ignore", "@pytest.mark.skip", "@pytest.mark.xfail", "pytest.skip(", "unittest.skip", "t.Skip(", "it.skip(", "test.skip(",
-    "describe.skip(", "it.only(", "test.only(", "describe.only(", "xit(", "xdescribe(", "@Disabled", "@Ignore",
+    "#[ignore",
+    "@pytest.mark.skip",
+    "@pytest.mark.xfail",
+    "pytest.skip(",
+    "unittest.skip",
+    "t.Skip(",
+    "it.skip(",
+    "test.skip(",
+    "describe.skip(",
+    "it.only(",
+    "test.only(",
+    "describe.only(",
+    "xit(",
+    "xdescribe(",
+    "@Disabled",
+    "@Ignore",
 ];
 const ASSERTIONS: &[&str] = &["assert", "expect(", "require.", "should.", "EXPECT_", "ASSERT_"];
-const DETECTION: &[&str] = &["PYTEST_CURRENT_TEST", "JEST_WORKER_ID", "import pytest", "from pytest", "sys.modules['pytest']", "NODE_ENV === 'test'", "cfg!(test)"];
+const DETECTION: &[&str] = &[
+    "PYTEST_CURRENT_TEST",
+    "JEST_WORKER_ID",
+    "import pytest",
+    "from pytest",
+    "sys.modules['pytest']",
+    "NODE_ENV === 'test'",
+    "cfg!(test)",
+];
 const EXITS: &[&str] = &["os._exit(", "sys.exit(0)", "process.exit(0)", "std::process::exit(0)", "os.Exit(0)"];
 
 /// Looks through a unified diff. It finds what is worth a look; it proves nothing.
@@ -151,7 +226,7 @@ pub fn scan_diff(patch: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut path = "";
     let (mut removed, mut added): (Vec<&str>, usize) = (Vec::new(), 0);
-    let mut close = |path: &str, removed: &mut Vec<&str>, added: &mut usize, findings: &mut Vec<Finding>| {
+    let close = |path: &str, removed: &mut Vec<&str>, added: &mut usize, findings: &mut Vec<Finding>| {
         if is_test(path) && removed.len() > *added {
             let line = removed[*added].trim().chars().take(200).collect();
             findings.push(Finding { code: "removed_assertion".to_owned(), path: path.to_owned(), line });
@@ -171,9 +246,13 @@ pub fn scan_diff(patch: &str) -> Vec<Finding> {
         }
         let Some(text) = line.strip_prefix('+') else { continue };
         added += usize::from(asserts(text));
-        let found = [("skipped_test", SKIPS, true), ("test_detection", DETECTION, !is_test(path)), ("early_exit", EXITS, !is_test(path))]
-            .into_iter()
-            .find(|(_, words, counts)| *counts && words.iter().any(|word| text.contains(word)));
+        let found = [
+            ("skipped_test", SKIPS, true),
+            ("test_detection", DETECTION, !is_test(path)),
+            ("early_exit", EXITS, !is_test(path)),
+        ]
+        .into_iter()
+        .find(|(_, words, counts)| *counts && words.iter().any(|word| text.contains(word)));
         if let Some((code, _, _)) = found {
             let line = text.trim().chars().take(200).collect();
             findings.push(Finding { code: code.to_owned(), path: path.to_owned(), line });
@@ -202,9 +281,25 @@ mod tests {
     fn tests_configuration_and_git_are_protected_and_the_plan_lifts_what_it_may() {
         let closed = guard(&[], &[]);
         for path in [
-            "tests/a.rs", "tests/new.rs", "src/x.test.ts", "pkg/test_a.py", "pkg/a_test.go", "conftest.py", "sub/conftest.py", "Cargo.toml",
-            ".github/workflows/ci.yml", ".gitattributes", ".gitignore", "Cargo.lock", "AGENTS.md", ".claude/x", "jest.config.js",
-            "a/.git/config", "a/.GIT/config", ".cargo/config.toml", "build.rs",
+            "tests/a.rs",
+            "tests/new.rs",
+            "src/x.test.ts",
+            "pkg/test_a.py",
+            "pkg/a_test.go",
+            "conftest.py",
+            "sub/conftest.py",
+            "Cargo.toml",
+            ".github/workflows/ci.yml",
+            ".gitattributes",
+            ".gitignore",
+            "Cargo.lock",
+            "AGENTS.md",
+            ".claude/x",
+            "jest.config.js",
+            "a/.git/config",
+            "a/.GIT/config",
+            ".cargo/config.toml",
+            "build.rs",
         ] {
             assert!(closed.protects(path).is_some(), "{path}");
         }

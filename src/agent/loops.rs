@@ -65,7 +65,8 @@ pub struct Watch {
 impl Watch {
     /// Takes note of one reply.
     pub fn observe(&mut self, facts: &Facts<'_>) -> Verdict {
-        let verdicts = [self.bad_calls(facts), self.repeats(facts), self.edits(facts), self.returns(facts), self.idle(facts)];
+        let verdicts =
+            [self.bad_calls(facts), self.repeats(facts), self.edits(facts), self.returns(facts), self.idle(facts)];
         let mut nudge = Verdict::Go;
         for verdict in verdicts {
             match verdict {
@@ -95,14 +96,22 @@ impl Watch {
                 self.history.pop_front();
             }
             if self.same >= SAME.1 {
-                return Verdict::Stop(format!("the same call of `{}` gave the same result {} times in a row", call.name, self.same));
+                return Verdict::Stop(format!(
+                    "the same call of `{}` gave the same result {} times in a row",
+                    call.name, self.same
+                ));
             }
             if self.same == SAME.0 {
-                worst = Verdict::Nudge(format!("You called `{}` the same way {} times with the same result. Do something else.", call.name, self.same));
+                worst = Verdict::Nudge(format!(
+                    "You called `{}` the same way {} times with the same result. Do something else.",
+                    call.name, self.same
+                ));
             }
         }
         match (2..=5).map(|length| (length, self.rounds(length))).max_by_key(|(_, rounds)| *rounds) {
-            Some((length, rounds)) if rounds >= CYCLE.1 => Verdict::Stop(format!("{length} calls repeat in a circle, {rounds} rounds")),
+            Some((length, rounds)) if rounds >= CYCLE.1 => {
+                Verdict::Stop(format!("{length} calls repeat in a circle, {rounds} rounds"))
+            }
             Some((length, rounds)) if rounds > CYCLE.0 && worst == Verdict::Go => {
                 Verdict::Nudge(format!("Your last calls repeat in a circle of {length}. Take another way."))
             }
@@ -138,10 +147,14 @@ impl Watch {
                 return Verdict::Stop(format!("{count} edits of {path} in a row did not find their text"));
             }
             if count == FAILED_EDITS.1 {
-                return Verdict::Nudge(format!("Three edits of {path} failed. Read it and use `write_file` with its whole new text."));
+                return Verdict::Nudge(format!(
+                    "Three edits of {path} failed. Read it and use `write_file` with its whole new text."
+                ));
             }
             if count == FAILED_EDITS.0 {
-                return Verdict::Nudge(format!("Read the lines of {path} again before the next edit: its text is not what you think."));
+                return Verdict::Nudge(format!(
+                    "Read the lines of {path} again before the next edit: its text is not what you think."
+                ));
             }
         }
         Verdict::Go
@@ -161,7 +174,10 @@ impl Watch {
             return Verdict::Stop("the same code fails the same tests again and again".to_owned());
         }
         if returns == RETURNS.0 {
-            return Verdict::Nudge("You are back at code that failed the same tests before. Find out why it fails before you edit.".to_owned());
+            return Verdict::Nudge(
+                "You are back at code that failed the same tests before. Find out why it fails before you edit."
+                    .to_owned(),
+            );
         }
         Verdict::Go
     }
@@ -202,7 +218,8 @@ mod tests {
     #[test]
     fn the_same_call_is_nudged_at_three_and_ended_at_five() {
         let mut watch = Watch::default();
-        let verdicts: Vec<_> = (0..5).map(|_| step(&mut watch, "read_file", json!({"file_path": "a"}), "x", false, "t")).collect();
+        let verdicts: Vec<_> =
+            (0..5).map(|_| step(&mut watch, "read_file", json!({"file_path": "a"}), "x", false, "t")).collect();
         assert!(matches!(verdicts[2], Verdict::Nudge(_)) && matches!(verdicts[4], Verdict::Stop(_)), "{verdicts:?}");
         assert_eq!(verdicts[3], Verdict::Go);
     }
@@ -211,7 +228,8 @@ mod tests {
     fn a_test_after_each_edit_is_no_loop() {
         let mut watch = Watch::default();
         for n in 0..20 {
-            let edit = step(&mut watch, "replace", json!({"file_path": "a", "old_string": n}), "ok", false, &format!("t{n}"));
+            let edit =
+                step(&mut watch, "replace", json!({"file_path": "a", "old_string": n}), "ok", false, &format!("t{n}"));
             let test = step(&mut watch, "run_tests", json!({}), &format!("{n} failing"), true, &format!("t{n}"));
             assert_eq!((edit, test), (Verdict::Go, Verdict::Go));
         }
@@ -228,7 +246,9 @@ mod tests {
 
     #[test]
     fn failing_edits_of_one_file_end_and_a_good_one_resets() {
-        let fail = |watch: &mut Watch, n: u32| step(watch, "replace", json!({"file_path": "a", "old_string": n}), &format!("no {n}"), true, "t");
+        let fail = |watch: &mut Watch, n: u32| {
+            step(watch, "replace", json!({"file_path": "a", "old_string": n}), &format!("no {n}"), true, "t")
+        };
         let mut watch = Watch::default();
         assert_eq!(fail(&mut watch, 0), Verdict::Go);
         assert!(matches!(fail(&mut watch, 1), Verdict::Nudge(_)));

@@ -20,7 +20,7 @@ const TITLE_MAX: usize = 100;
 const FAULTS_MAX: usize = 20;
 
 /// What a plan is checked against.
-pub trait Facts {
+pub trait Facts: Send + Sync {
     /// Whether the path is a file at the base commit.
     fn is_file(&self, path: &str) -> bool;
     /// Whether the path is a folder at the base commit.

@@ -5,10 +5,15 @@
 
 mod approve;
 mod branch;
+mod commands;
 mod commit;
+pub mod execute_loop;
+pub mod models;
+pub mod plan;
 mod push;
 pub mod repo;
 mod shell;
+pub mod test;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,6 +23,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::agent::talk::Store;
 use crate::core::budget::{Usage, Usd};
 use crate::core::event::{PromptRecord, Question, RunSpec};
 use crate::core::failure::Failure;
@@ -25,12 +31,14 @@ use crate::core::graph::Authority;
 use crate::core::id::StepId;
 use crate::core::plan::{PlanRecord, sha256};
 use crate::core::time::Timestamp;
-use crate::sandboxes::Sandbox;
+use crate::prompts::Prompts;
+use crate::sandboxes::{Network, Sandbox};
 use crate::secrets::Masker;
 use crate::templates::Mode;
 
 /// The step types.
-pub static KINDS: &[Kind] = &[approve::KIND, branch::KIND, commit::KIND, push::KIND, shell::KIND];
+pub static KINDS: &[Kind] =
+    &[plan::KIND, approve::KIND, branch::KIND, execute_loop::KIND, test::KIND, commit::KIND, push::KIND, shell::KIND];
 
 /// A step type: what the language needs to know of it.
 pub struct Kind {
@@ -176,8 +184,8 @@ impl Context {
     }
 
     /// Where a command's output goes line by line.
-    pub fn lines(&self) -> Lines<'_> {
-        Lines { log: self.log.as_ref(), step: &self.step }
+    pub fn lines(&self) -> commands::Lines<'_> {
+        commands::Lines::new(self.log.as_ref(), &self.step)
     }
 
     /// A line for people, which is also kept in the run's log.
@@ -276,22 +284,6 @@ pub enum Stream {
     Note,
 }
 
-/// A command's output on its way to a log.
-pub struct Lines<'a> {
-    log: &'a dyn Log,
-    step: &'a StepId,
-}
-
-impl crate::sandboxes::Output for Lines<'_> {
-    fn line(&self, stream: crate::sandboxes::Stream, text: &str) {
-        let stream = match stream {
-            crate::sandboxes::Stream::Stdout => Stream::Stdout,
-            crate::sandboxes::Stream::Stderr => Stream::Stderr,
-        };
-        self.log.line(self.step, stream, text);
-    }
-}
-
 /// Lines for people; never data that anything depends on.
 pub trait Log: Send + Sync {
     /// One line without its end; masked and cleaned before it is kept or shown.
@@ -305,7 +297,13 @@ pub struct Equipment {
     /// Where commands run.
     pub sandbox: Arc<dyn Sandbox>,
     /// Whether commands may reach the network.
-    pub network: bool,
+    pub network: Network,
     /// The run's repository.
     pub repo: Option<repo::Repo>,
+    /// Models by role.
+    pub clients: models::Clients,
+    /// Prompts.
+    pub prompts: Prompts,
+    /// Where large things are kept.
+    pub artifacts: Arc<dyn Store>,
 }

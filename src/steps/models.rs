@@ -73,7 +73,8 @@ impl Models for RoleModel<'_> {
                 cost.dollars()
             );
             return Err(NoReply::Failed(
-                Failure::terminal("limit", message).hint("raise the step's `limits.usd` in the pipeline, or make the task smaller"),
+                Failure::terminal("limit", message)
+                    .hint("raise the step's `limits.usd` in the pipeline, or make the task smaller"),
             ));
         }
         let intent = CallIntent {
@@ -109,7 +110,8 @@ fn no_reply(error: &ProviderError) -> NoReply {
         return NoReply::Unusable(error.to_string());
     }
     if error.retryable() {
-        let wanted = error.retry_after().map_or(OUTAGE_MS, |wait| u64::try_from(wait.as_millis()).unwrap_or(OUTAGE_MAX_MS));
+        let wanted =
+            error.retry_after().map_or(OUTAGE_MS, |wait| u64::try_from(wait.as_millis()).unwrap_or(OUTAGE_MAX_MS));
         return NoReply::Outage { reason: error.to_string(), for_ms: wanted.clamp(1_000, OUTAGE_MAX_MS) };
     }
     NoReply::Failed(error.to_failure())

@@ -59,7 +59,7 @@ pub struct PlanStep {
 struct Limits {
     /// US dollars per round.
     #[serde(default)]
-    #[schemars(range(exclusive_min = 0))]
+    #[schemars(extend("exclusiveMinimum" = 0))]
     usd: Option<f64>,
     /// Model calls per round.
     #[serde(default)]
@@ -107,7 +107,8 @@ impl PlanStep {
         };
         let commit: CommitId = base_commit.parse().map_err(|error: Error| error.to_failure())?;
         let view = cx.git(move |repo, cancelled| repo.store(cancelled)?.view(commit)).await?;
-        let source = TreeSource::new(ViewTree(view)).map_err(|error| Failure::terminal("repository", error.to_string()))?;
+        let source =
+            TreeSource::new(ViewTree(view)).map_err(|error| Failure::terminal("repository", error.to_string()))?;
         let checks = repo.check_names();
         let system = cx.equipment.prompts.render(SYSTEM, &json!({"checks": checks}))?;
         let model = cx.client("planner")?.card().id.clone();
@@ -154,7 +155,12 @@ impl PlanStep {
 }
 
 /// What the first message is rendered with.
-pub fn first_values(cx: &Context, source: &dyn Source, checks: &[String], feedback: Option<&str>) -> Result<Value, Failure> {
+pub fn first_values(
+    cx: &Context,
+    source: &dyn Source,
+    checks: &[String],
+    feedback: Option<&str>,
+) -> Result<Value, Failure> {
     let failed = |error: FileError| Failure::terminal("repository", error.to_string());
     let focus: Vec<String> = cx.spec.task.split_whitespace().map(str::to_owned).take(40).collect();
     let map = repo_map(source, &focus, MAP_MAX).map_err(failed)?;

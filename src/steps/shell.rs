@@ -1,17 +1,15 @@
 //! `shell`: a command of the pipeline's author, in the sandbox. Every interpolated value is one quoted word.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::commands::sandbox_failure;
 use super::{Context, Kind, Outcome, Step, Turn, build};
 use crate::core::failure::Failure;
 use crate::core::graph::Authority;
-use crate::sandboxes::{Command, Exit};
+use crate::sandboxes::Command;
 use crate::templates::{Mode, render_shell};
 
 /// `shell` in the list.
@@ -61,27 +59,18 @@ impl Step for Shell {
             Err(failure) => return failure.into(),
         };
         let json_out = self.outputs == Some(Outputs::Json);
-        let command = Command {
-            script,
-            workspace,
-            dir: PathBuf::new(),
-            read_only: Vec::new(),
-            env: cx.command_env(&turn),
-            // The step's `timeout` is the engine's; this only bounds a forgotten one.
-            timeout: Some(Duration::from_secs(24 * 3600)),
-            network: cx.equipment.network,
-            keep: if json_out { KEEP_JSON } else { KEEP },
-        };
+        let mut command = Command::new(script, workspace);
+        command.env = cx.command_env(&turn);
+        command.network = cx.equipment.network;
+        command.limits.output_bytes = if json_out { KEEP_JSON } else { KEEP };
         let done = match cx.equipment.sandbox.exec(&command, &cx.lines(), &cx.cancel).await {
             Ok(done) => done,
-            Err(error) => return Outcome::Fail(error.to_failure()),
+            Err(error) => return Outcome::Fail(sandbox_failure(&error)),
         };
         let mask = |text: String| cx.equipment.masker.mask(&text);
         let (stdout, stderr) = (mask(done.stdout.text()), mask(done.stderr.text()));
-        let code = match done.exit {
-            Exit::Code(code) => code,
-            Exit::Cancelled => return Outcome::Fail(Failure::retryable("stopped", "the command was stopped")),
-            Exit::TimedOut => return Outcome::Fail(Failure::retryable("timeout", "the command ran for a day")),
+        let Some(code) = done.exit.code() else {
+            return Outcome::Fail(Failure::retryable("stopped", "the command was stopped"));
         };
         if code != 0 {
             let shown = tail(if stderr.trim().is_empty() { &stdout } else { &stderr });
@@ -93,7 +82,7 @@ impl Step for Shell {
         if !json_out {
             return Outcome::Done(json!({"exit": code, "stdout": stdout, "stderr": stderr}));
         }
-        if done.stdout.lost() > 0 {
+        if done.stdout.cut_bytes() > 0 {
             let message = format!("standard output is larger than the {KEEP_JSON} bytes that `outputs: json` takes");
             return Outcome::Fail(Failure::terminal("bad_output", message).hint("write less, or leave `outputs` out"));
         }

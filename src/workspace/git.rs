@@ -101,13 +101,7 @@ impl Git {
         let program = program.ok_or(Error::GitMissing)?;
         let path = std::env::join_paths(&folders).map_err(|_| Error::GitMissing)?;
         make_private(nowhere)?;
-        let mut git = Self {
-            program,
-            version: (0, 0),
-            version_text: String::new(),
-            path,
-            nowhere: nowhere.to_owned(),
-        };
+        let mut git = Self { program, version: (0, 0), version_text: String::new(), path, nowhere: nowhere.to_owned() };
         let mut command = git.command();
         command.arg("version");
         let output = run(command, "version", None, Patience::of(Duration::from_secs(20)))?;
@@ -209,7 +203,8 @@ impl Git {
                     command.env("SSH_AUTH_SOCK", sock);
                 }
                 // No shared connections: they leave a process behind.
-                let mut ssh = OsString::from("ssh -oBatchMode=yes -oControlMaster=no -oControlPath=none -oConnectTimeout=30");
+                let mut ssh =
+                    OsString::from("ssh -oBatchMode=yes -oControlMaster=no -oControlPath=none -oConnectTimeout=30");
                 if let Some(key) = &credentials.ssh_key {
                     ssh.push(" -oIdentitiesOnly=yes -i ");
                     ssh.push(shell_quoted(key)?);
@@ -371,7 +366,10 @@ pub(super) fn clean(text: &[u8]) -> String {
         let line: String = strip_escapes(line).chars().filter(|c| !c.is_control() && !is_bidi(*c)).collect();
         let line = without_credentials(line.trim());
         let noise = ["hint: ", "warning: core.fsyncObjectFiles", "Please make sure you have the correct access rights"];
-        if !line.is_empty() && !noise.iter().any(|noise| line.starts_with(noise)) && line != "and the repository exists." {
+        if !line.is_empty()
+            && !noise.iter().any(|noise| line.starts_with(noise))
+            && line != "and the repository exists."
+        {
             lines.push(line);
         }
     }
@@ -421,7 +419,13 @@ pub(super) fn meaning(what: &'static str, remote: &Remote, stderr: &[u8]) -> Err
         || has(&["access denied", "too many authentication failures", "permission to "])
     {
         Error::Auth { remote, said }
-    } else if has(&["unable to update url base from redirection", "error: 301", "error: 302", "error: 307", "error: 308"]) {
+    } else if has(&[
+        "unable to update url base from redirection",
+        "error: 301",
+        "error: 302",
+        "error: 307",
+        "error: 308",
+    ]) {
         Error::Redirected { remote, said }
     } else if has(&["error: 404", "repository not found", "does not appear to be a git repository"])
         || has(&["' not found", "does not exist", "no such file or directory", "project you were looking for"])
@@ -429,7 +433,15 @@ pub(super) fn meaning(what: &'static str, remote: &Remote, stderr: &[u8]) -> Err
         Error::NotFound { remote, said }
     } else if has(&["could not resolve", "connection refused", "connection timed out", "connection reset"])
         || has(&["failed to connect", "couldn't connect", "network is unreachable", "no route to host", "early eof"])
-        || has(&["operation timed out", "hung up unexpectedly", "connection closed", "ssl", "tls", "error: 5", "rpc failed"])
+        || has(&[
+            "operation timed out",
+            "hung up unexpectedly",
+            "connection closed",
+            "ssl",
+            "tls",
+            "error: 5",
+            "rpc failed",
+        ])
         || has(&["unexpected disconnect", "temporary failure", "could not read from remote repository", "error: 429"])
     {
         Error::Unreachable { remote, said }
@@ -444,7 +456,8 @@ mod tests {
 
     #[test]
     fn texts_of_a_remote_are_harmless() {
-        let text = b"remote: \x1b[31mno\x1b[0m \x1b]0;owned\x07\xff entry\r\nhint: x\nsee https://u:tok@h/x \xe2\x80\xae!\n";
+        let text =
+            b"remote: \x1b[31mno\x1b[0m \x1b]0;owned\x07\xff entry\r\nhint: x\nsee https://u:tok@h/x \xe2\x80\xae!\n";
         assert_eq!(clean(text), "remote: no \u{fffd} entry; see https://h/x !");
         assert!(clean(&b"x".repeat(9000)).chars().count() <= 2002);
     }
@@ -507,7 +520,8 @@ mod tests {
 
     #[test]
     fn a_child_that_keeps_the_pipe_does_not_hold_the_call() {
-        let output = run(shell("sleep 1000 & echo done"), "fetch", None, Patience::of(Duration::from_secs(600))).unwrap();
+        let output =
+            run(shell("sleep 1000 & echo done"), "fetch", None, Patience::of(Duration::from_secs(600))).unwrap();
         assert_eq!((output.ok, output.stdout.as_slice()), (true, b"done\n".as_slice()));
     }
 

@@ -167,7 +167,11 @@ pub(super) fn label_ref(label: &str) -> Result<String> {
     let sound = label.len() <= 120
         && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
         && git2::Reference::is_valid_name(&name);
-    if sound { Ok(name) } else { Err(Error::BadBranch { name: shown(label.as_bytes()), why: "it cannot label a snapshot" }) }
+    if sound {
+        Ok(name)
+    } else {
+        Err(Error::BadBranch { name: shown(label.as_bytes()), why: "it cannot label a snapshot" })
+    }
 }
 
 fn tree_of(repo: &Repository, commit: CommitId) -> Result<Tree<'_>> {
@@ -253,7 +257,9 @@ pub(super) fn is_dot_git(name: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(name) else { return false };
     let seen: String = text
         .chars()
-        .filter(|c| !matches!(c, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}'))
+        .filter(
+            |c| !matches!(c, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}'),
+        )
         .flat_map(char::to_lowercase)
         .collect();
     let stem = seen.split(':').next().unwrap_or_default().trim_end_matches(['.', ' ']);
@@ -299,7 +305,14 @@ struct Taking<'a> {
 }
 
 impl Taking<'_> {
-    fn folder(&mut self, at: &Folder, path: &mut Vec<u8>, base: Option<&Tree>, ignored: bool, depth: usize) -> Result<()> {
+    fn folder(
+        &mut self,
+        at: &Folder,
+        path: &mut Vec<u8>,
+        base: Option<&Tree>,
+        ignored: bool,
+        depth: usize,
+    ) -> Result<()> {
         let items = at.items().map_err(failed("reading", path))?;
         // As git: rules inside an ignored folder do not count.
         let text = match items.iter().any(|item| item.name == b".gitignore" && item.kind == FileType::RegularFile) {
@@ -548,14 +561,17 @@ impl<'a> Putting<'a> {
             }
             return Ok(());
         };
-        let found = tree.get_name_bytes(b".gitignore").filter(|found| !ignored && is_file_mode(found.filemode_raw() as u32));
-        let blob = found.map(|found| self.repo.find_blob(found.id()).map_err(|_| missing("blob", found.id()))).transpose()?;
+        let found =
+            tree.get_name_bytes(b".gitignore").filter(|found| !ignored && is_file_mode(found.filemode_raw() as u32));
+        let blob =
+            found.map(|found| self.repo.find_blob(found.id()).map_err(|_| missing("blob", found.id()))).transpose()?;
         self.rules.enter(prefix, blob.as_ref().map(git2::Blob::content));
         Ok(())
     }
 
     fn sub_tree(&self, tree: Option<&Tree>, name: &[u8]) -> Result<Option<Tree<'a>>> {
-        let found = tree.and_then(|tree| tree.get_name_bytes(name)).filter(|found| found.kind() == Some(ObjectType::Tree));
+        let found =
+            tree.and_then(|tree| tree.get_name_bytes(name)).filter(|found| found.kind() == Some(ObjectType::Tree));
         found.map(|found| self.repo.find_tree(found.id()).map_err(|_| missing("tree", found.id()))).transpose()
     }
 

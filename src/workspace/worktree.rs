@@ -235,7 +235,10 @@ impl Worktree {
         for id in self.own_commits(&repo, self.head()?)? {
             let commit = repo.find_commit(id).map_err(Error::objects("reading a commit"))?;
             let Ok(trailers) = git2::message_trailers_bytes(commit.message_raw_bytes()) else { continue };
-            if trailers.iter().any(|(k, v)| k.eq_ignore_ascii_case(key.as_bytes()) && v.trim_ascii() == value.as_bytes()) {
+            if trailers
+                .iter()
+                .any(|(k, v)| k.eq_ignore_ascii_case(key.as_bytes()) && v.trim_ascii() == value.as_bytes())
+            {
                 return Ok(Some(CommitId(id)));
             }
         }
@@ -301,7 +304,9 @@ fn read_origin(git_dir: &Path) -> Result<Option<Origin>> {
     match std::fs::read(&path) {
         // One that does not parse was never whole: it is written before its folder gets its name.
         Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
         Err(error) => Err(Error::io("reading", path)(error)),
     }
 }

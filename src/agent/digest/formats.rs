@@ -17,8 +17,22 @@ pub fn all(output: &str) -> Vec<Report> {
     if let Some(report) = super::xml::junit(output) {
         return vec![report];
     }
-    let readers = [libtest, nextest, rustc, pytest, unittest, go_json, go, tap, node_spec, jest, vitest];
-    readers.iter().filter_map(|reader| reader(output)).collect()
+    // A word that every output of the framework holds, so that a large foreign output is not read eleven times.
+    type Reader = fn(&str) -> Option<Report>;
+    let readers: [(&str, Reader); 11] = [
+        ("test result: ", libtest),
+        ("Summary [", nextest),
+        ("error: could not compile", rustc),
+        (" in ", pytest),
+        ("\nRan ", unittest),
+        ("\"Action\"", go_json),
+        ("\t", go),
+        ("ok ", tap),
+        ("ℹ ", node_spec),
+        ("Tests:", jest),
+        ("Test Files", vitest),
+    ];
+    readers.iter().filter(|(word, _)| output.contains(word)).filter_map(|(_, reader)| reader(output)).collect()
 }
 
 fn report(framework: &str) -> Report {
@@ -29,6 +43,9 @@ fn number(text: &str) -> u32 {
     text.parse().unwrap_or(u32::MAX)
 }
 
+/// How far into a message a place is looked for.
+const PLACE_BYTES: usize = 8 * 1024;
+
 /// The first `file.ext:line` of a text, where it lies in the project as far as one can see.
 pub fn first_place(text: &str) -> Option<String> {
     pattern!(PLACE, r"([A-Za-z0-9_./@+-]+\.[A-Za-z]{1,5}):(\d+)");
@@ -37,6 +54,7 @@ pub fn first_place(text: &str) -> Option<String> {
         let foreign = ["node_modules/", "site-packages/", "node:", "/rustc/", ".cargo/registry", "/usr/lib"];
         (!foreign.iter().any(|part| file.contains(part))).then(|| format!("{file}:{}", &found[2]))
     };
+    let text = &text[..text.floor_char_boundary(PLACE_BYTES)];
     PLACE.captures_iter(text).find_map(|found| own(&found))
 }
 
@@ -67,7 +85,8 @@ fn libtest(output: &str) -> Option<Report> {
     for found in FAILED.captures_iter(output) {
         let id = found[1].to_owned();
         let body = sections.iter().find(|(name, _)| *name == id).map_or("", |(_, body)| body);
-        let location = PANIC.captures(body).map(|place| place[1].to_owned()).or_else(|| first_place(body));
+        let start = &body[..body.floor_char_boundary(PLACE_BYTES)];
+        let location = PANIC.captures(start).map(|place| place[1].to_owned()).or_else(|| first_place(body));
         report.failing.push(Failing { id, message: rust_reason(body), location });
     }
     Some(report)
@@ -233,10 +252,10 @@ fn unittest(output: &str) -> Option<Report> {
         let (name, class) = (&found[1], found.get(2).map_or("", |class| class.as_str()));
         report.failing.push(Failing {
             // Since 3.11 the bracket holds the test's name too.
-            id: if class.is_empty() || class.ends_with(name) {
-                class.max(name).to_owned()
-            } else {
-                format!("{class}.{name}")
+            id: match class {
+                "" => name.to_owned(),
+                _ if class.rsplit('.').next() == Some(name) => class.to_owned(),
+                _ => format!("{class}.{name}"),
             },
             message: reason.join("\n").trim().to_owned(),
             location: place.map(|p| format!("{}:{}", &p[1], &p[2])),
@@ -279,6 +298,11 @@ fn go(output: &str) -> Option<Report> {
                 report.failing.push(Failing { id: head[3].to_owned(), location: first_place(&message), message });
             }
         }
+    }
+    if report.passed == 0 {
+        // Without -v only packages are told; one that passed counts as one.
+        report.passed =
+            u32::try_from(output.lines().filter(|line| line.starts_with("ok  \t")).count()).unwrap_or(u32::MAX);
     }
     if let Some(at) = output.find("panic: ").filter(|_| report.failing.is_empty()) {
         let message: String = output[at..].lines().take(6).collect::<Vec<_>>().join("\n");
@@ -415,7 +439,7 @@ fn yaml_value(block: &str, key: &str) -> Option<String> {
 }
 
 fn node_spec(output: &str) -> Option<Report> {
-    pattern!(COUNT, r"(?m)^(?:ℹ|i) (pass|fail|cancelled|skipped|todo) (\d+)\s*$");
+    pattern!(COUNT, r"(?m)^ℹ (pass|fail|cancelled|skipped|todo) (\d+)\s*$");
     pattern!(FAILED, r"(?m)^test at (\S+?:\d+)(?::\d+)?\n✖ ([^\n]*?)(?: \([\d.]+ms\))?$");
     let mut report = report("node --test");
     let mut seen = false;

@@ -53,8 +53,13 @@ fn a_restore_brings_back_the_tree_and_leaves_the_rest() {
 
     worktree.restore(first.tree).unwrap();
     let mut expected = before.clone();
-    for kept in ["build/out.o = object", "debug.log = noise", "pkg/debug.log = noise", ".cache/.gitignore = *\n", ".cache/x/y = c"]
-    {
+    for kept in [
+        "build/out.o = object",
+        "debug.log = noise",
+        "pkg/debug.log = noise",
+        ".cache/.gitignore = *\n",
+        ".cache/x/y = c",
+    ] {
         expected.push(kept.to_owned());
     }
     let (mut found, mut wanted) = (listing(&worktree.workspace()), expected);
@@ -62,7 +67,10 @@ fn a_restore_brings_back_the_tree_and_leaves_the_rest() {
     wanted.sort();
     assert_eq!(found, wanted);
     let now = std::fs::metadata(at("src/a.txt")).unwrap();
-    assert_eq!((now.ino(), now.ctime_nsec(), now.mtime_nsec()), (untouched.ino(), untouched.ctime_nsec(), untouched.mtime_nsec()));
+    assert_eq!(
+        (now.ino(), now.ctime_nsec(), now.mtime_nsec()),
+        (untouched.ino(), untouched.ctime_nsec(), untouched.mtime_nsec())
+    );
     assert_eq!(worktree.snapshot("turn-2").unwrap().tree, first.tree);
 
     let clean = world.path("clean");
@@ -211,10 +219,25 @@ enum Act {
 }
 
 const PATHS: [&str; 16] = [
-    "a", "a/b", "a/b/c", "src/a.txt", "src", "x.log", "a/x.log", "build/o", "build", "keep.log", "README.md", "a/.gitignore",
-    ".gitignore", "src/.gitignore", "build/tracked", "deep/er/file",
+    "a",
+    "a/b",
+    "a/b/c",
+    "src/a.txt",
+    "src",
+    "x.log",
+    "a/x.log",
+    "build/o",
+    "build",
+    "keep.log",
+    "README.md",
+    "a/.gitignore",
+    ".gitignore",
+    "src/.gitignore",
+    "build/tracked",
+    "deep/er/file",
 ];
-const TEXTS: [&str; 9] = ["", "1\n", "22\n", "*\n", "*.log\n!keep.log\n", "/a\n", "build/\n/src\n", "b\n!b/c\n", "!*.log\n# x\n\\!x\n"];
+const TEXTS: [&str; 9] =
+    ["", "1\n", "22\n", "*\n", "*.log\n!keep.log\n", "/a\n", "build/\n/src\n", "b\n!b/c\n", "!*.log\n# x\n\\!x\n"];
 
 fn act() -> impl Strategy<Value = Act> {
     let path = || prop::sample::select(&PATHS[..]);
