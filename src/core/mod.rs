@@ -10,7 +10,7 @@ pub mod graph;
 pub mod id;
 pub mod plan;
 #[cfg(test)]
-mod properties;
+pub(crate) mod properties;
 pub mod report;
 pub mod request;
 pub mod scheduler;

@@ -3,7 +3,7 @@
 
 mod driver;
 mod oracle;
-mod world;
+pub mod world;
 
 use proptest::prelude::*;
 
