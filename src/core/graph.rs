@@ -1,6 +1,6 @@
 //! The DAG of a run's steps with the policies that scheduling needs; it does not know what a step does.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use petgraph::Direction;
 use petgraph::algo::{kosaraju_scc, toposort};
@@ -184,8 +184,13 @@ impl Graph {
         let mut edges = Vec::new();
         for at in graph.node_indices() {
             let node: &Node = &graph[at];
+            // A need that is named twice is one need; asking the graph would walk its edges for each.
+            let mut seen = HashSet::with_capacity(node.needs.len());
             for need in &node.needs {
-                edges.push((lookup(&node.id, need)?, at));
+                let from = lookup(&node.id, need)?;
+                if seen.insert(from) {
+                    edges.push((from, at));
+                }
             }
             let targets = match &node.on_failure {
                 OnFailure::Rewind { to, .. } => Some(to),
@@ -196,7 +201,7 @@ impl Graph {
             }
         }
         for (from, to) in edges {
-            graph.update_edge(from, to, ());
+            graph.add_edge(from, to, ());
         }
         let this = Self { graph, index };
         let order = this.check_cycles()?;
@@ -365,6 +370,13 @@ mod tests {
         );
         let blind = Node { needs: vec![], ..approve };
         assert!(Graph::new(vec![plan, blind, act(&["approve"])]).is_err());
+    }
+
+    #[test]
+    fn a_need_named_twice_is_one() {
+        let graph = Graph::new(vec![node("a", &[]), node("b", &["a", "a"])]).unwrap();
+        assert_eq!(graph.needs(1).collect::<Vec<_>>(), [0]);
+        assert_eq!(graph.dependents(0).collect::<Vec<_>>(), [1]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use world::{BIRTH, Tape, id, limits, nodes, side_by_side, tape};
 
 fn config(cases: u32) -> ProptestConfig {
     // A failure prints its smallest case, which is worth a test of its own; no files beside the source.
-    ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 20_000, ..ProptestConfig::default() }
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 proptest! {

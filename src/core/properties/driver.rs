@@ -272,7 +272,7 @@ impl Sim {
             }
             Move::Continue => EventBody::StepContinued { step, carry: json!({"turn": salt}) },
             Move::Ask(kind) => {
-                let carry = if salt % 2 == 0 { Value::Null } else { json!([salt]) };
+                let carry = if salt.is_multiple_of(2) { Value::Null } else { json!([salt]) };
                 EventBody::StepAsked { step, question: Question { kind, text: "well?".to_owned() }, carry }
             }
             Move::Park => {
