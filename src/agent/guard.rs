@@ -204,7 +204,7 @@ const SKIPS: &[&str] = &[
     "it.only(",
     "test.only(",
     "describe.only(",
-    "xit(",
+    "xit('",
     "xdescribe(",
     "@Disabled",
     "@Ignore",

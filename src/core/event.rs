@@ -389,3 +389,147 @@ pub struct PromptFile {
     /// Its git blob id.
     pub blob: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::core::properties::world::{BIRTH, accepted, id, side_by_side, who};
+
+    /// One of each kind, in the order of the definition; a new kind does not compile until it is listed.
+    fn one_of_each() -> Vec<EventBody> {
+        use EventBody::*;
+        let step = || id("build");
+        let usage =
+            Usage { input: 10, cache_read: 20, cache_write_5m: 30, cache_write_1h: 40, output: 50, reasoning: 5 };
+        let prompt = PromptRecord {
+            files: vec![PromptFile { path: "ai/system/base.md".to_owned(), blob: "b10b".to_owned() }],
+            rendered_sha256: "5ha".to_owned(),
+            model: "model-1".to_owned(),
+        };
+        let full = Node {
+            needs: vec![id("plan"), id("approve")],
+            authority: crate::core::graph::Authority::Acts,
+            exclusive: true,
+            timeout_ms: Some(60_000),
+            on_failure: crate::core::graph::OnFailure::Rewind { to: id("plan"), rounds: 2 },
+            ..Node::new(step(), "execute-loop")
+        };
+        let mut spec = match accepted(vec![Node::new(id("a"), "shell"), full], side_by_side(4)).body {
+            Accepted(spec) => spec,
+            _ => unreachable!("made as accepted"),
+        };
+        spec.limits =
+            RunLimits { usd: Some(Usd::from_dollars(2.5)), tokens: Some(3_000), wall_ms: Some(1), parallel: 4 };
+        spec.key = Some("k".to_owned());
+        spec.notify = vec!["telegram:1".to_owned()];
+        spec.cassette = Some(CassetteUse::Replay("/c.json".to_owned()));
+        spec.inputs.insert("n".to_owned(), json!(1));
+        let question = Question { kind: QuestionKind::Budget, text: "more?".to_owned() };
+        let error =
+            Failure::retryable("exit_code", "it ended with 1").hint("look at `devo logs`").feedback("test_a fails");
+        let all = vec![
+            Accepted(spec),
+            Resumed {},
+            StepStarted { step: step(), attempt: 3, round: 2, turn: 1 },
+            StepContinued { step: step(), carry: json!({"turn": 1}) },
+            StepAsked { step: step(), question, carry: json!([1]) },
+            StepSucceeded { step: step(), output: json!({"commit": "c0ffee"}) },
+            StepSkipped { step: step(), reason: "`if: false` is false".to_owned() },
+            StepFailed { step: step(), error },
+            StepCancelled { step: step(), reason: "the run was stopped".to_owned() },
+            StepInterrupted { step: step() },
+            StepParked { step: step(), reason: "an outage".to_owned(), until: BIRTH.plus_ms(1), carry: json!(null) },
+            CallStarted {
+                step: step(),
+                call: 7,
+                role: "executor".to_owned(),
+                provider: "gemini".to_owned(),
+                model: "model-1".to_owned(),
+                reserved: Usd::from_dollars(0.25),
+                reserved_tokens: 9_000,
+                prompt,
+            },
+            CallFinished { step: step(), call: 7, usage, usd: Usd(1), error: Some("overloaded".to_owned()) },
+            Approved {
+                step: step(),
+                plan_hash: "sha256:0".to_owned(),
+                revision: 2,
+                who: who(),
+                note: Some("go".to_owned()),
+            },
+            Revised { step: step(), text: "smaller".to_owned(), who: who() },
+            Rejected { step: step(), who: who(), note: None },
+            Answered {
+                step: step(),
+                text: "2".to_owned(),
+                more_usd: Usd::from_dollars(2.0),
+                more_tokens: 5,
+                who: who(),
+            },
+            AbortRequested { who: who() },
+            Retried { from: Some(step()), who: who() },
+            Rewound { from: step(), to: id("plan") },
+            WallLimitReached {},
+            Finished { status: Ending::Failed, error: Some(Failure::terminal("exit_code", "step `build`: it ended")) },
+        ];
+        for (at, body) in all.iter().enumerate() {
+            let place = match body {
+                Accepted(_) => 0,
+                Resumed {} => 1,
+                StepStarted { .. } => 2,
+                StepContinued { .. } => 3,
+                StepAsked { .. } => 4,
+                StepSucceeded { .. } => 5,
+                StepSkipped { .. } => 6,
+                StepFailed { .. } => 7,
+                StepCancelled { .. } => 8,
+                StepInterrupted { .. } => 9,
+                StepParked { .. } => 10,
+                CallStarted { .. } => 11,
+                CallFinished { .. } => 12,
+                Approved { .. } => 13,
+                Revised { .. } => 14,
+                Rejected { .. } => 15,
+                Answered { .. } => 16,
+                AbortRequested { .. } => 17,
+                Retried { .. } => 18,
+                Rewound { .. } => 19,
+                WallLimitReached {} => 20,
+                Finished { .. } => 21,
+            };
+            assert_eq!(place, at, "one of each, in order");
+        }
+        all
+    }
+
+    /// Journals outlive programs: a difference here needs a migration, not a new snapshot.
+    #[test]
+    fn the_stored_form_is_pinned() {
+        let mut text = String::new();
+        for (at, body) in (1..).zip(one_of_each()) {
+            let event = Event { seq: at, at: BIRTH.plus_ms(at), body };
+            let stored = serde_json::to_string(&event).unwrap();
+            assert_eq!(serde_json::from_str::<Event>(&stored).unwrap(), event);
+            text.push_str(&stored);
+            text.push('\n');
+        }
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn fields_that_are_left_out_mean_nothing() {
+        let read = |text: &str| serde_json::from_str::<Event>(text).unwrap().body;
+        let head = r#""seq":2,"at":"2025-11-24T16:00:00.000Z","step":"a""#;
+        let question = Question { kind: QuestionKind::Answer, text: "why".to_owned() };
+        assert_eq!(
+            read(&format!(r#"{{"event":"step_asked",{head},"question":{{"kind":"answer","text":"why"}}}}"#)),
+            EventBody::StepAsked { step: id("a"), question, carry: Value::Null }
+        );
+        assert_eq!(
+            read(&format!(r#"{{"event":"answered",{head},"text":"x","by":"ana","channel":"cli"}}"#)),
+            EventBody::Answered { step: id("a"), text: "x".to_owned(), more_usd: Usd(0), more_tokens: 0, who: who() }
+        );
+    }
+}

@@ -1,10 +1,11 @@
 //! The DAG of a run's steps with the policies that scheduling needs; it does not know what a step does.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use petgraph::Direction;
-use petgraph::algo::tarjan_scc;
+use petgraph::algo::{kosaraju_scc, toposort};
 use petgraph::graph::{DiGraph, NodeIndex};
+use petgraph::visit::{Bfs, Reversed, Walker};
 use serde::{Deserialize, Serialize};
 
 use super::id::StepId;
@@ -183,8 +184,13 @@ impl Graph {
         let mut edges = Vec::new();
         for at in graph.node_indices() {
             let node: &Node = &graph[at];
+            // A need that is named twice is one need; asking the graph would walk its edges for each.
+            let mut seen = HashSet::with_capacity(node.needs.len());
             for need in &node.needs {
-                edges.push((lookup(&node.id, need)?, at));
+                let from = lookup(&node.id, need)?;
+                if seen.insert(from) {
+                    edges.push((from, at));
+                }
             }
             let targets = match &node.on_failure {
                 OnFailure::Rewind { to, .. } => Some(to),
@@ -195,22 +201,22 @@ impl Graph {
             }
         }
         for (from, to) in edges {
-            graph.update_edge(from, to, ());
+            graph.add_edge(from, to, ());
         }
         let this = Self { graph, index };
-        this.check_cycles()?;
+        let order = this.check_cycles()?;
         this.check_targets()?;
+        this.check_approvals(&order)?;
         Ok(this)
     }
 
-    fn check_cycles(&self) -> Result<(), GraphError> {
-        for component in tarjan_scc(&self.graph) {
-            let looped = component.len() > 1 || self.graph.contains_edge(component[0], component[0]);
-            if looped {
-                return Err(GraphError::Cycle(self.cycle_path(component[0].index(), &component)));
-            }
-        }
-        Ok(())
+    /// The steps in an order in which each comes after what it needs. Neither search recurses: a chain may be long.
+    fn check_cycles(&self) -> Result<Vec<StepIndex>, GraphError> {
+        toposort(&self.graph, None).map(|order| order.into_iter().map(NodeIndex::index).collect()).map_err(|found| {
+            let at = found.node_id();
+            let component = kosaraju_scc(&self.graph).into_iter().find(|component| component.contains(&at));
+            GraphError::Cycle(self.cycle_path(at.index(), &component.expect("each step is in one component")))
+        })
     }
 
     /// Walks needs inside the component until a step repeats: a path a → b → a that a person can follow.
@@ -234,29 +240,34 @@ impl Graph {
     fn check_targets(&self) -> Result<(), GraphError> {
         for at in 0..self.len() {
             let node = self.node(at);
-            let rewind = match &node.on_failure {
-                OnFailure::Rewind { to, .. } => Some(to),
+            // A failed step may be the one to try again; a person who wants another plan must not be asked at once.
+            let back = match &node.on_failure {
+                OnFailure::Rewind { to, .. } if *to != node.id => Some(to),
                 _ => None,
             };
-            for to in rewind.into_iter().chain(&node.revise) {
-                let target = self.index[to];
-                if target != at && !self.upstream(at).contains(&target) || (target == at && node.revise.is_some()) {
+            for to in back.into_iter().chain(&node.revise) {
+                if !self.comes_before(self.index[to], at) {
                     return Err(GraphError::NotUpstream { step: node.id.clone(), to: to.clone() });
                 }
-            }
-            if node.authority == Authority::Acts && !self.approved_upstream(at) {
-                return Err(GraphError::Unapproved(node.id.clone()));
             }
         }
         Ok(())
     }
 
-    /// Whether an approving step that itself follows a planning step comes before `at`.
-    fn approved_upstream(&self, at: StepIndex) -> bool {
-        self.upstream(at).into_iter().any(|up| {
-            self.node(up).authority == Authority::Approves
-                && self.upstream(up).into_iter().any(|planner| self.node(planner).authority == Authority::Plans)
-        })
+    /// Nothing acts unless an approving step that itself follows a planning step comes before it.
+    fn check_approvals(&self, order: &[StepIndex]) -> Result<(), GraphError> {
+        let (mut planned, mut approved) = (vec![false; self.len()], vec![false; self.len()]);
+        for at in order {
+            for need in self.needs(*at) {
+                let authority = self.node(need).authority;
+                planned[*at] |= planned[need] || authority == Authority::Plans;
+                approved[*at] |= approved[need] || (planned[need] && authority == Authority::Approves);
+            }
+        }
+        match (0..self.len()).find(|at| self.node(*at).authority == Authority::Acts && !approved[*at]) {
+            Some(at) => Err(GraphError::Unapproved(self.node(at).id.clone())),
+            None => Ok(()),
+        }
     }
 
     /// How many steps there are.
@@ -297,6 +308,12 @@ impl Graph {
     /// Everything that comes before `at`, nearest first.
     pub fn upstream(&self, at: StepIndex) -> Vec<StepIndex> {
         self.reach(at, Direction::Incoming)
+    }
+
+    /// Whether `first` is upstream of `at`; stops at the first path, so that a near one is found at once.
+    fn comes_before(&self, first: StepIndex, at: StepIndex) -> bool {
+        let walk = Bfs::new(Reversed(&self.graph), NodeIndex::new(at));
+        first != at && walk.iter(Reversed(&self.graph)).any(|seen| seen.index() == first)
     }
 
     /// Everything that comes after `at`, nearest first.
@@ -356,12 +373,36 @@ mod tests {
     }
 
     #[test]
+    fn a_need_named_twice_is_one() {
+        let graph = Graph::new(vec![node("a", &[]), node("b", &["a", "a"])]).unwrap();
+        assert_eq!(graph.needs(1).collect::<Vec<_>>(), [0]);
+        assert_eq!(graph.dependents(0).collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
     fn going_back_needs_a_step_that_came_before() {
         let back = |to: &str| Node { on_failure: OnFailure::Rewind { to: id(to), rounds: 1 }, ..node("b", &["a"]) };
         assert!(Graph::new(vec![node("a", &[]), back("a")]).is_ok());
         assert!(Graph::new(vec![node("a", &[]), back("b")]).is_ok());
         assert!(Graph::new(vec![node("a", &[]), back("c"), node("c", &["b"])]).is_err());
         assert!(Graph::new(vec![node("a", &[]), back("nowhere")]).is_err());
+        let revise = |to: &str| Node { revise: Some(id(to)), ..back("b") };
+        assert!(Graph::new(vec![node("a", &[]), revise("a")]).is_ok());
+        assert!(Graph::new(vec![node("a", &[]), revise("b")]).is_err());
+    }
+
+    #[test]
+    fn a_long_chain_is_no_deep_recursion() {
+        let name = |at: usize| format!("s{at}");
+        let chain = |first: &[&str]| {
+            let mut nodes = vec![node("s0", first)];
+            nodes.extend((1..10_000).map(|at| node(&name(at), &[&name(at - 1)])));
+            // A thread with a small stack: what fits here fits everywhere.
+            std::thread::Builder::new().stack_size(256 * 1024).spawn(move || Graph::new(nodes)).unwrap().join().unwrap()
+        };
+        assert_eq!(chain(&[]).unwrap().len(), 10_000);
+        let Err(GraphError::Cycle(path)) = chain(&["s9999"]) else { panic!("a ring is a cycle") };
+        assert_eq!(path.len(), 10_001);
     }
 
     #[test]

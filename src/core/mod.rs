@@ -9,6 +9,8 @@ pub mod failure;
 pub mod graph;
 pub mod id;
 pub mod plan;
+#[cfg(test)]
+pub(crate) mod properties;
 pub mod report;
 pub mod request;
 pub mod scheduler;

@@ -99,7 +99,9 @@ impl RunState {
             Signal::Abort => Ok(EventBody::AbortRequested { who }),
             Signal::Approve { plan_hash, note } => {
                 let step = self.asking(graph, QuestionKind::Approval)?;
-                let plan = self.plan().expect("a step that asks for approval has a plan upstream");
+                let Some(plan) = self.plan() else {
+                    return refused("not_waiting", format!("step `{step}` asks, but there is no plan to approve"));
+                };
                 if plan.hash != plan_hash {
                     return refused(
                         "superseded",
@@ -116,6 +118,9 @@ impl RunState {
             }
             Signal::Revise { text } => {
                 let step = self.asking(graph, QuestionKind::Approval)?;
+                if self.halting() {
+                    return refused("not_waiting", "the run is being stopped: there will be no other plan");
+                }
                 let node = graph.node(graph.find(&step).expect("asking steps are steps"));
                 if node.revise.is_none() {
                     return refused("not_waiting", format!("step `{step}` takes no revision in this pipeline"));
@@ -130,19 +135,23 @@ impl RunState {
                 Ok(EventBody::Rejected { step, who, note })
             }
             Signal::Answer { text } => {
-                if let Ok(step) = self.asking(graph, QuestionKind::Budget) {
-                    return match amount(&text) {
-                        Some((more_usd, more_tokens)) => {
-                            Ok(EventBody::Answered { step, text, more_usd, more_tokens, who })
+                // The question that is shown first is the one that is answered.
+                let first =
+                    self.waiting().map(|(_, question)| question.kind).find(|kind| *kind != QuestionKind::Approval);
+                let step = self.asking(graph, first.unwrap_or(QuestionKind::Answer))?;
+                let (more_usd, more_tokens) = match first {
+                    Some(QuestionKind::Budget) => match amount(&text) {
+                        Some(more) => more,
+                        None => {
+                            return refused(
+                                "not_an_amount",
+                                "answer with what to add: dollars (`2` or `$2.50`) or tokens (`500000 tokens`)",
+                            );
                         }
-                        None => refused(
-                            "not_an_amount",
-                            "answer with what to add: dollars (`2` or `$2.50`) or tokens (`500000 tokens`)",
-                        ),
-                    };
-                }
-                let step = self.asking(graph, QuestionKind::Answer)?;
-                Ok(EventBody::Answered { step, text, more_usd: Usd(0), more_tokens: 0, who })
+                    },
+                    _ => (Usd(0), 0),
+                };
+                Ok(EventBody::Answered { step, text, more_usd, more_tokens, who })
             }
             Signal::Retry { .. } => unreachable!("admitted above"),
         }
@@ -150,7 +159,8 @@ impl RunState {
 
     fn asking(&self, graph: &Graph, kind: QuestionKind) -> Result<StepId, Refused> {
         match self.waiting().find(|(_, question)| question.kind == kind) {
-            Some((at, _)) if !self.halting() && !self.going_back() => Ok(graph.node(at).id.clone()),
+            // While the run is being stopped only clean-up steps can wait, and they do need their answer.
+            Some((at, _)) if !self.going_back() => Ok(graph.node(at).id.clone()),
             _ => refused("not_waiting", self.describe_now(graph, kind)),
         }
     }

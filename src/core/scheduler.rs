@@ -41,25 +41,19 @@ pub fn due(graph: &Graph, state: &RunState, now: Timestamp) -> Vec<Effect> {
         return vec![Effect::WallLimit];
     }
     if state.halt.is_some() {
-        for at in &state.running {
-            if !state.survives_halt(graph, *at) {
-                effects.push(Effect::Cancel(*at, "the run was stopped"));
-            }
-        }
+        effects.extend(cancelled(graph, state).map(|at| Effect::Cancel(at, "the run was stopped")));
     } else if let Some(way) = state.back.front() {
-        let mut behind = graph.downstream(way.to);
-        behind.push(way.to);
-        let in_the_way = state.running.iter().filter(|at| behind.contains(at));
-        effects.extend(in_the_way.map(|at| Effect::Cancel(*at, "the run goes back to an earlier step")));
-        if effects.is_empty() {
+        let in_the_way = state.in_the_way(graph);
+        if in_the_way.is_empty() {
             return vec![Effect::Rewind { from: way.from, to: way.to }];
         }
         // Nothing new starts until the way back is free.
+        effects.extend(in_the_way.iter().map(|at| Effect::Cancel(*at, "the run goes back to an earlier step")));
         return effects;
     }
-    for at in &state.timed {
-        if deadline(graph, state, *at).is_some_and(|deadline| deadline <= now) {
-            effects.push(Effect::TimeOut(*at));
+    for at in timed(graph, state) {
+        if deadline(graph, state, at).is_some_and(|deadline| deadline <= now) {
+            effects.push(Effect::TimeOut(at));
         }
     }
     start(graph, state, now, &mut effects);
@@ -69,8 +63,18 @@ pub fn due(graph: &Graph, state: &RunState, now: Timestamp) -> Vec<Effect> {
     effects
 }
 
+/// Running steps that a stop of the run does not spare.
+fn cancelled<'s>(graph: &'s Graph, state: &'s RunState) -> impl Iterator<Item = StepIndex> + 's {
+    state.running.iter().copied().filter(|at| !state.survives_halt(graph, *at))
+}
+
+/// Running steps whose time limit matters: those that are not being cancelled anyway.
+fn timed<'s>(graph: &'s Graph, state: &'s RunState) -> impl Iterator<Item = StepIndex> + 's {
+    state.timed.iter().copied().filter(|at| state.halt.is_none() || state.survives_halt(graph, *at))
+}
+
 fn start(graph: &Graph, state: &RunState, now: Timestamp, effects: &mut Vec<Effect>) {
-    let mut free = state.spec().limits.parallel.max(1).saturating_sub(state.running.len());
+    let mut free = state.parallel().saturating_sub(state.running.len());
     let mut exclusive_free = state.running_exclusive == 0;
     let awake = state.sleeping.iter().take_while(|(until, _)| *until <= now).map(|(_, at)| *at);
     // The three sources are each in file order; what slept has waited longest.
@@ -94,26 +98,27 @@ fn start(graph: &Graph, state: &RunState, now: Timestamp, effects: &mut Vec<Effe
 }
 
 fn finish(graph: &Graph, state: &RunState) -> Effect {
-    match state.halt {
-        Some(Halt::Aborted | Halt::Rejected) => Effect::Finish(Ending::Aborted, None),
-        Some(Halt::WallLimit) => {
+    let error = match (state.halt, state.unhandled.first()) {
+        (Some(Halt::WallLimit), _) => {
             let limit = state.spec().limits.wall_ms.unwrap_or(0) / 1_000;
-            let error =
-                Failure::terminal("wall_limit", format!("the run worked for longer than its limit of {limit} s"))
-                    .hint("raise `limits.wall` in the pipeline, or `devo retry RUN` for as much time again");
-            Effect::Finish(Ending::Failed, Some(error))
+            let message = format!("the run worked for longer than its limit of {limit} s");
+            let hint = "raise `limits.wall` in the pipeline, or `devo retry RUN` for as much time again";
+            Some(Failure::terminal("wall_limit", message).hint(hint))
         }
-        None => match state.unhandled.iter().next() {
-            None => Effect::Finish(Ending::Completed, None),
-            Some(at) => {
-                let error = state.step(*at).error.clone().map(|error| Failure {
-                    message: format!("step `{}`: {}", graph.node(*at).id, error.message),
-                    ..error
-                });
-                Effect::Finish(Ending::Failed, error)
+        (None, Some(at)) => state.step(*at).error.clone().map(|error| {
+            let step = &graph.node(*at).id;
+            let next = format!("`devo logs RUN --step {step}` shows what it did; `devo retry RUN` goes on from there");
+            Failure {
+                message: format!("step `{step}`: {}", error.message),
+                hint: Some(error.hint.unwrap_or(next)),
+                // Of use to the step only, and possibly long.
+                feedback: None,
+                ..error
             }
-        },
-    }
+        }),
+        _ => None,
+    };
+    Effect::Finish(state.verdict(), error)
 }
 
 fn deadline(graph: &Graph, state: &RunState, at: StepIndex) -> Option<Timestamp> {
@@ -123,15 +128,51 @@ fn deadline(graph: &Graph, state: &RunState, at: StepIndex) -> Option<Timestamp>
 
 /// The first instant after the last event at which [`due`] answers differently if nothing happens until then.
 pub fn wake_at(graph: &Graph, state: &RunState) -> Option<Timestamp> {
+    wake_after(graph, state, state.updated_at())
+}
+
+/// The first instant after `now` at which [`due`] answers differently than at `now` if nothing happens until then: who
+/// has just done what was due at `now` can sleep until this instant, also while steps take their time to stop.
+pub fn wake_after(graph: &Graph, state: &RunState, now: Timestamp) -> Option<Timestamp> {
     if state.ending().is_some() {
         return None;
     }
-    let slept = state.sleeping.first().map(|(until, _)| *until).filter(|_| !state.going_back());
-    let timed = state.timed.iter().filter_map(|at| deadline(graph, state, *at)).min().filter(|_| !state.going_back());
-    let wall = state.spec().limits.wall_ms.filter(|_| state.halt.is_none()).and_then(|limit| {
-        let used = state.active_ms(state.updated_at());
-        let moving = state.active_ms(state.updated_at().plus_ms(1)) > used;
-        moving.then(|| state.updated_at().plus_ms(limit.saturating_sub(used)))
-    });
-    [slept, timed, wall].into_iter().flatten().min()
+    let wall = match state.spec().limits.wall_ms.filter(|_| state.halt.is_none()) {
+        Some(limit) => {
+            let used = state.active_ms(now);
+            if used >= limit {
+                return None;
+            }
+            // A clock that stands still has no such instant.
+            (state.active_ms(now.plus_ms(1)) > used).then(|| now.plus_ms(limit - used))
+        }
+        None => None,
+    };
+    if state.going_back() {
+        return wall;
+    }
+    let timed = timed(graph, state).filter_map(|at| deadline(graph, state, at)).filter(|at| *at > now).min();
+    [wall, timed, next_awake(graph, state, now)].into_iter().flatten().min()
+}
+
+/// When the next sleeping step wakes for which there is room.
+fn next_awake(graph: &Graph, state: &RunState, now: Timestamp) -> Option<Timestamp> {
+    let mut free = state.parallel().saturating_sub(state.running.len());
+    let mut exclusive_free = state.running_exclusive == 0;
+    for (until, at) in &state.sleeping {
+        if free == 0 {
+            break;
+        }
+        let exclusive = graph.node(*at).exclusive;
+        if exclusive && !exclusive_free {
+            continue;
+        }
+        if *until > now {
+            return Some(*until);
+        }
+        // Awake already: it takes its place before those that wake later.
+        free -= 1;
+        exclusive_free &= !exclusive;
+    }
+    None
 }

@@ -14,6 +14,12 @@ use super::time::Timestamp;
 
 /// How often a step may be lost to crashes in one round before it fails.
 pub const LOST_MAX: u32 = 20;
+/// How many turns one try may take, pauses and questions included, before it fails: a step that never ends must not
+/// fill the journal.
+pub const TURNS_MAX: u32 = 10_000;
+
+/// Why steps end that an abort, a rejection or the run's time limit stops.
+const STOPPED: &str = "the run was stopped";
 
 /// Where a step stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,7 +91,7 @@ pub struct StepState {
     pub carry: Value,
     /// A person's answer, for the next turn.
     pub answer: Option<String>,
-    /// What a rewind brought back, for the next turn.
+    /// What a rewind brought back, for the next turn; a try that starts anew gets it again.
     pub feedback: Option<String>,
     /// What other steps can refer to.
     pub output: Value,
@@ -107,6 +113,8 @@ pub struct StepState {
     pub calls: u32,
     /// The prompts of the last call.
     pub prompt: Option<PromptRecord>,
+    /// What a rewind brought back, for the whole round.
+    brought: Option<String>,
     /// Needs that are not settled.
     unmet: u32,
     /// Settled needs that do not count as done.
@@ -148,6 +156,7 @@ impl StepState {
             usd: Usd(0),
             calls: 0,
             prompt: None,
+            brought: None,
             unmet: 0,
             blocked: 0,
             settled: false,
@@ -255,6 +264,8 @@ pub struct RunState {
     pub(super) running: BTreeSet<StepIndex>,
     pub(super) running_exclusive: usize,
     pub(super) sleeping: BTreeSet<(Timestamp, StepIndex)>,
+    /// Sleeping steps whose wait counts as work: those that are not parked.
+    dozing: usize,
     waiting: BTreeSet<StepIndex>,
     /// Running steps that have a time limit.
     pub(super) timed: BTreeSet<StepIndex>,
@@ -311,6 +322,7 @@ impl RunState {
             running: BTreeSet::new(),
             running_exclusive: 0,
             sleeping: BTreeSet::new(),
+            dozing: 0,
             waiting: BTreeSet::new(),
             timed: BTreeSet::new(),
             open: graph.len(),
@@ -480,12 +492,24 @@ impl RunState {
         if self.waiting().any(|(_, question)| question.kind == QuestionKind::Approval) && !self.going_back() {
             return Status::Planned;
         }
-        let plans = graph.nodes().any(|node| node.authority == Authority::Plans);
-        if plans && !self.approved() { Status::Planning } else { Status::Executing }
+        let has = |authority| graph.nodes().any(|node| node.authority == authority);
+        // A plan that nobody is asked to approve needs only to exist.
+        let ready = self.approved() || (self.plan.is_some() && !has(Authority::Approves));
+        if !ready && has(Authority::Plans) { Status::Planning } else { Status::Executing }
     }
 
     fn working(&self) -> bool {
-        !self.running.is_empty() || self.sleeping.iter().any(|(_, at)| !self.steps[*at].parked)
+        !self.running.is_empty() || self.dozing > 0
+    }
+
+    /// How the run ends if it ends now.
+    pub(super) fn verdict(&self) -> Ending {
+        match self.halt {
+            Some(Halt::Aborted | Halt::Rejected) => Ending::Aborted,
+            Some(Halt::WallLimit) => Ending::Failed,
+            None if self.unhandled.is_empty() => Ending::Completed,
+            None => Ending::Failed,
+        }
     }
 
     // ---- the one door --------------------------------------------------------------------------------------------
@@ -493,26 +517,14 @@ impl RunState {
     /// Folds one event in. An event that does not fit is refused and changes nothing.
     pub fn apply(&mut self, graph: &Graph, event: &Event) -> Result<(), IllegalEvent> {
         self.check(graph, event).map_err(|why| IllegalEvent { seq: event.seq, why })?;
+        // The time between two engines belongs to nobody.
         if !matches!(event.body, EventBody::Resumed {}) {
             self.active_ms = self.active_ms(event.at);
-        } else {
-            self.stop_clocks(event.at);
         }
         self.seq = event.seq;
-        let before = std::mem::replace(&mut self.last_at, event.at);
-        debug_assert!(before <= event.at);
+        self.last_at = event.at;
         self.fold(graph, event.at, &event.body);
         Ok(())
-    }
-
-    /// The time between two engines belongs to nobody.
-    fn stop_clocks(&mut self, at: Timestamp) {
-        let last = self.last_at;
-        for running in self.running.clone() {
-            let step = &mut self.steps[running];
-            step.spent_ms += last.since(step.turn_at);
-            step.turn_at = at;
-        }
     }
 
     fn check(&self, graph: &Graph, event: &Event) -> Result<(), String> {
@@ -537,7 +549,6 @@ impl RunState {
             Resumed {} | AbortRequested { .. } => true,
             StepStarted { attempt, round, turn, .. } => {
                 let at = step.expect("has a step");
-                let state = &self.steps[at];
                 let startable = match phase {
                     Some(Phase::Ready) => true,
                     Some(Phase::Sleeping(until)) => *until <= event.at,
@@ -546,13 +557,17 @@ impl RunState {
                 startable
                     && (*attempt, *round, *turn) == self.next_start(at)
                     && self.may_act(graph, at)
-                    && state.round == *round
+                    && self.back.is_empty()
+                    && self.running.len() < self.parallel()
+                    && !(graph.node(at).exclusive && self.running_exclusive > 0)
             }
-            StepContinued { .. }
-            | StepAsked { .. }
-            | StepSkipped { .. }
-            | StepInterrupted { .. }
-            | StepParked { .. } => phase == Some(&Phase::Running),
+            StepAsked { question, .. } => {
+                let approves = graph.node(step.expect("has a step")).authority == Authority::Approves;
+                phase == Some(&Phase::Running) && (approves || question.kind != QuestionKind::Approval)
+            }
+            StepContinued { .. } | StepSkipped { .. } | StepInterrupted { .. } | StepParked { .. } => {
+                phase == Some(&Phase::Running)
+            }
             StepSucceeded { output, .. } => {
                 let at = step.expect("has a step");
                 if phase == Some(&Phase::Running) && graph.node(at).authority == Authority::Plans {
@@ -565,9 +580,12 @@ impl RunState {
                 let could_start = matches!(phase, Some(Phase::Ready | Phase::Sleeping(_)));
                 phase == Some(&Phase::Running) || (could_start && !self.may_act(graph, at))
             }
-            StepCancelled { .. } => phase.is_some_and(|phase| !phase.is_over()),
+            StepCancelled { .. } => {
+                phase == Some(&Phase::Running)
+                    && (self.halting() || self.in_the_way(graph).contains(&step.expect("has a step")))
+            }
             CallStarted { call, .. } => phase == Some(&Phase::Running) && *call == self.next_call(),
-            CallFinished { call, .. } => self.open_calls.contains_key(call),
+            CallFinished { call, .. } => self.open_calls.get(call).is_some_and(|open| Some(open.step) == step),
             Approved { plan_hash, revision, .. } => {
                 self.asks(step, QuestionKind::Approval)
                     && self.plan.as_ref().is_some_and(|plan| plan.hash == *plan_hash && plan.revision == *revision)
@@ -581,16 +599,20 @@ impl RunState {
             Answered { .. } => self.asks(step, QuestionKind::Answer) || self.asks(step, QuestionKind::Budget),
             Retried { from, .. } => {
                 let known = from.as_ref().is_none_or(|from| graph.find(from).is_some());
-                ended && known && self.ending.as_ref().is_some_and(|(ending, _)| *ending != Ending::Completed)
+                known
+                    && !self.rejected()
+                    && self.ending.as_ref().is_some_and(|(ending, _)| *ending != Ending::Completed)
             }
             Rewound { from, to } => {
                 let way = self.back.front().ok_or("no way back was asked for")?;
                 graph.find(from) == Some(way.from)
                     && graph.find(to) == Some(way.to)
-                    && !self.running.iter().any(|at| *at == way.to || graph.downstream(way.to).contains(at))
+                    && self.in_the_way(graph).is_empty()
             }
-            WallLimitReached {} => self.halt.is_none(),
-            Finished { .. } => self.open == 0 && self.back.is_empty(),
+            WallLimitReached {} => {
+                self.halt.is_none() && self.spec.limits.wall_ms.is_some_and(|limit| self.active_ms(event.at) >= limit)
+            }
+            Finished { status, .. } => self.open == 0 && self.back.is_empty() && *status == self.verdict(),
         };
         if ok {
             Ok(())
@@ -616,7 +638,20 @@ impl RunState {
     }
 
     fn asks(&self, step: Option<StepIndex>, kind: QuestionKind) -> bool {
-        step.is_some_and(|at| matches!(&self.steps[at].phase, Phase::Waiting(question) if question.kind == kind))
+        self.back.is_empty()
+            && step.is_some_and(|at| matches!(&self.steps[at].phase, Phase::Waiting(question) if question.kind == kind))
+    }
+
+    /// Steps side by side.
+    pub(super) fn parallel(&self) -> usize {
+        self.spec.limits.parallel.max(1)
+    }
+
+    /// Running steps that the next way back would reset: they have to stop first.
+    pub(super) fn in_the_way(&self, graph: &Graph) -> Vec<StepIndex> {
+        let Some(way) = self.back.front() else { return Vec::new() };
+        let behind = graph.downstream(way.to);
+        self.running.iter().copied().filter(|at| *at == way.to || behind.contains(at)).collect()
     }
 
     /// Attempt, round and turn of a step's next start.
@@ -636,7 +671,12 @@ impl RunState {
         let index = || step.expect("checked");
         match body {
             Accepted(_) => {}
-            Resumed {} => self.lose_open_calls(),
+            Resumed {} => {
+                self.lose_open_calls();
+                for running in &self.running {
+                    self.steps[*running].turn_at = at;
+                }
+            }
             StepStarted { .. } => self.start(graph, index(), at),
             StepContinued { carry, .. } => {
                 self.steps[index()].take_turn(carry);
@@ -645,9 +685,6 @@ impl RunState {
             StepAsked { question, carry, .. } => {
                 self.steps[index()].take_turn(carry);
                 self.pause(graph, index(), at, Phase::Waiting(question.clone()));
-                if self.halting() && !self.survives_halt(graph, index()) {
-                    self.end(graph, index(), at, Phase::Cancelled, Some("the run was stopped".to_owned()));
-                }
             }
             StepParked { reason, until, carry, .. } => {
                 let state = &mut self.steps[index()];
@@ -657,11 +694,16 @@ impl RunState {
                 self.pause(graph, index(), at, Phase::Sleeping(*until));
             }
             StepInterrupted { .. } => {
-                self.pause(graph, index(), at, Phase::Ready);
+                // The lost turn's time is lost with its work; the turns before it stand in the carry, and count.
                 let state = &mut self.steps[index()];
                 state.lost += 1;
                 state.continues = false;
-                state.tries = state.tries.saturating_sub(1);
+                state.tries -= 1;
+                if self.stopped(graph, index()) {
+                    self.end(graph, index(), at, Phase::Cancelled, Some(STOPPED.to_owned()));
+                } else {
+                    self.move_to(graph, index(), Phase::Ready);
+                }
             }
             StepSucceeded { output, .. } => {
                 if graph.node(index()).authority == Authority::Plans {
@@ -700,7 +742,10 @@ impl RunState {
                 let to = graph.node(index()).revise.as_ref().and_then(|id| graph.find(id)).expect("checked");
                 self.back.push_back(WayBack { from: index(), to, feedback: text.clone(), revision: true });
             }
-            Rejected { .. } => self.stop(graph, at, Halt::Rejected),
+            Rejected { .. } => {
+                self.end(graph, index(), at, Phase::Cancelled, Some("the plan was rejected".to_owned()));
+                self.stop(graph, at, Halt::Rejected);
+            }
             Answered { text, more_usd, more_tokens, .. } => {
                 self.more_usd = self.more_usd + *more_usd;
                 self.more_tokens = self.more_tokens.saturating_add(*more_tokens);
@@ -716,7 +761,11 @@ impl RunState {
                 let way = self.back.pop_front().expect("checked");
                 self.go_back(graph, &way);
             }
-            Finished { status, error } => self.ending = Some((*status, error.clone())),
+            Finished { status, error } => {
+                // A call of a step that was stopped may never have been settled.
+                self.lose_open_calls();
+                self.ending = Some((*status, error.clone()));
+            }
         }
     }
 
@@ -743,7 +792,15 @@ impl RunState {
         step.last_turn_ms = at.since(step.turn_at);
         step.spent_ms += step.last_turn_ms;
         step.continues = true;
-        self.move_to(graph, index, phase);
+        if self.stopped(graph, index) {
+            self.end(graph, index, at, Phase::Cancelled, Some(STOPPED.to_owned()));
+        } else if self.steps[index].turn >= TURNS_MAX {
+            let error = Failure::terminal("too_many_turns", format!("the step did not end within {TURNS_MAX} turns"))
+                .hint("look at `devo logs RUN` for what it repeats, then `devo retry RUN`");
+            self.fail(graph, index, at, &error);
+        } else {
+            self.move_to(graph, index, phase);
+        }
     }
 
     fn answer(&mut self, graph: &Graph, index: StepIndex, text: String) {
@@ -753,7 +810,7 @@ impl RunState {
 
     fn fail(&mut self, graph: &Graph, index: StepIndex, at: Timestamp, error: &Failure) {
         let node = graph.node(index);
-        let stopped = self.halting() && !self.survives_halt(graph, index);
+        let stopped = self.stopped(graph, index);
         let step = &mut self.steps[index];
         step.error = Some(error.clone());
         step.finished_at = Some(at);
@@ -762,6 +819,9 @@ impl RunState {
         if error.retryable && step.tries < node.retry.attempts && !stopped {
             let until = at.plus_ms(node.retry.delay_before(step.tries + 1));
             step.carry = Value::Null;
+            // The next try starts from nothing, so it must be told again why the run came back.
+            step.feedback.clone_from(&step.brought);
+            step.parked = false;
             self.move_to(graph, index, Phase::Sleeping(until));
             return;
         }
@@ -793,6 +853,7 @@ impl RunState {
         step.answer = None;
         step.feedback = None;
         step.carry = Value::Null;
+        step.brought = None;
         self.move_to(graph, index, phase);
         self.settle(graph, index);
     }
@@ -822,10 +883,10 @@ impl RunState {
     /// A pending step without unmet needs becomes ready or cancelled; says whether it was cancelled.
     fn release(&mut self, graph: &Graph, index: StepIndex) -> bool {
         let node = graph.node(index);
-        let stopped = self.halting() && !self.survives_halt(graph, index);
+        let stopped = self.stopped(graph, index);
         let blocked = self.steps[index].blocked > 0 && !node.always;
         if stopped || blocked {
-            let why = if stopped { "the run was stopped" } else { "a step that it needs did not succeed" };
+            let why = if stopped { STOPPED } else { "a step that it needs did not succeed" };
             self.steps[index].reason = Some(why.to_owned());
             self.move_to(graph, index, Phase::Cancelled);
             return true;
@@ -843,6 +904,11 @@ impl RunState {
         graph.node(index).always && self.aborts < 2
     }
 
+    /// Whether the run is being stopped and the step with it.
+    fn stopped(&self, graph: &Graph, index: StepIndex) -> bool {
+        self.halting() && !self.survives_halt(graph, index)
+    }
+
     /// Ends everything that has not started; what runs is stopped by the driver.
     fn stop(&mut self, graph: &Graph, at: Timestamp, halt: Halt) {
         self.halt.get_or_insert(halt);
@@ -855,8 +921,8 @@ impl RunState {
         }
         for index in 0..self.steps.len() {
             let idle = matches!(self.steps[index].phase, Phase::Ready | Phase::Sleeping(_) | Phase::Waiting(_));
-            if idle && !self.survives_halt(graph, index) {
-                self.end(graph, index, at, Phase::Cancelled, Some("the run was stopped".to_owned()));
+            if idle && self.stopped(graph, index) {
+                self.end(graph, index, at, Phase::Cancelled, Some(STOPPED.to_owned()));
             }
         }
     }
@@ -865,44 +931,35 @@ impl RunState {
         let mut members = graph.downstream(way.to);
         members.push(way.to);
         self.reset(graph, &members, !way.revision);
-        if way.revision {
-            self.approval = None;
-        }
         self.steps[way.to].feedback = Some(way.feedback.clone());
+        self.steps[way.to].brought = Some(way.feedback.clone());
         // Another way back from inside what was reset has lost its reason.
         self.back.retain(|other| !members.contains(&other.from));
     }
 
     fn retry(&mut self, graph: &Graph, from: Option<StepIndex>) {
-        let mut members: BTreeSet<StepIndex> = BTreeSet::new();
-        let failed = |state: &Self, at: StepIndex| {
-            matches!(state.steps[at].phase, Phase::Cancelled) || state.unhandled.contains(&at)
-        };
-        match from {
-            Some(from) => {
-                members.insert(from);
-                members.extend(graph.downstream(from));
-            }
-            None => members.extend((0..graph.len()).filter(|at| failed(self, *at))),
-        }
-        // A clean-up step that already ran belongs to what is tried again.
+        // Whatever failed would fail the run again, so it is tried again even if the retry names another step.
+        let mut members: BTreeSet<StepIndex> = (0..graph.len())
+            .filter(|at| self.steps[*at].phase == Phase::Cancelled || self.unhandled.contains(at))
+            .chain(from)
+            .collect();
+        // What follows goes with it: also a clean-up step that has run.
         let after: Vec<StepIndex> = members.iter().flat_map(|at| graph.downstream(*at)).collect();
         members.extend(after);
-        // Whatever else failed would fail the run again: it is tried again as well.
-        members.extend((0..graph.len()).filter(|at| failed(self, *at)));
         let members: Vec<StepIndex> = members.into_iter().collect();
         self.ending = None;
         self.halt = None;
         self.aborts = 0;
         self.reset(graph, &members, false);
-        if members.iter().any(|at| graph.node(*at).authority == Authority::Plans) {
-            self.approval = None;
-        }
         self.active_ms = 0;
     }
 
     /// Puts steps before their first try of a new round.
     fn reset(&mut self, graph: &Graph, members: &[StepIndex], keep_rewinds: bool) {
+        if members.iter().any(|at| graph.node(*at).authority == Authority::Plans) {
+            // There will be another plan: what was approved is no longer what will be done.
+            self.approval = None;
+        }
         for index in members {
             if self.steps[*index].phase.is_over() {
                 self.open += 1;
@@ -952,7 +1009,7 @@ impl RunState {
     /// A call that was under way when the engine died may have been billed: count what was reserved.
     fn lose_open_calls(&mut self) {
         for open in std::mem::take(&mut self.open_calls).into_values() {
-            self.settle_call(&open, Usage::default(), open.usd);
+            self.settle_call(&open, Usage { input: open.tokens, ..Usage::default() }, open.usd);
         }
     }
 
@@ -967,6 +1024,7 @@ impl RunState {
             }
             Phase::Sleeping(until) => {
                 self.sleeping.remove(&(*until, index));
+                self.dozing -= usize::from(!self.steps[index].parked);
             }
             Phase::Running => {
                 self.running.remove(&index);
@@ -993,6 +1051,7 @@ impl RunState {
             }
             Phase::Sleeping(until) => {
                 self.sleeping.insert((*until, index));
+                self.dozing += usize::from(!self.steps[index].parked);
             }
             Phase::Running => {
                 self.running.insert(index);
