@@ -37,7 +37,9 @@ const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 /// How long the processes of an ended sandbox may take to follow by themselves; it is the kernel that kills them.
 const FOLLOW: Duration = Duration::from_millis(20);
 /// Longer than this only a process in an uninterruptible system call lives after its kill.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(8);
+/// On the host the kernel counts a user's processes, not a command's: so many more than now are left to the user.
+const PIDS_OF_OTHERS: u64 = 256;
 /// Makes the kernel take a command's process, not the engine, when the machine is out of memory.
 const OOM_SCORE: &str = "800";
 
@@ -65,6 +67,9 @@ fn take_control() -> io::Result<File> {
     if stdin.is_terminal() || !FileType::from_raw_mode(fstat(&stdin)?.st_mode).is_socket() {
         return Err(io::Error::other("standard input is not a socket"));
     }
+    // What the engine's own starter left open (a shell's, a service manager's) is not for a command: a folder among
+    // them would be a way out of any sandbox.
+    close_fds::set_fds_cloexec(3, &[]);
     let control = File::from(fcntl_dupfd_cloexec(&stdin, 3)?);
     dup2_stdin(File::open("/dev/null")?)?;
     // Fails only for a group leader, which then already has a session or group of its own.
@@ -144,6 +149,9 @@ fn start(job: &Job) -> io::Result<Running> {
     let mut group = Group::create(&job.limits);
     if group.as_ref().is_some_and(|group| !group.enter()) {
         group = None;
+    }
+    if group.is_none() && matches!(job.place, Place::Host { .. }) {
+        lower(Resource::Nproc, tree::threads_of_user() + job.limits.pids + PIDS_OF_OTHERS)?;
     }
     let score = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_else(|_| "0".to_owned());
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
@@ -260,13 +268,14 @@ fn inherited(content: &[u8]) -> io::Result<File> {
 
 /// Limits that this process shares with the command: it opens little and writes no files.
 fn lower_limits(limits: &Limits) -> io::Result<()> {
-    let wanted =
-        [(Resource::Core, 0), (Resource::Nofile, limits.open_files.max(64)), (Resource::Fsize, limits.file_bytes)];
-    for (resource, value) in wanted {
-        let value = getrlimit(resource).maximum.map_or(value, |most| most.min(value));
-        setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })?;
-    }
-    Ok(())
+    lower(Resource::Core, 0)?;
+    lower(Resource::Nofile, limits.open_files.max(64))?;
+    lower(Resource::Fsize, limits.file_bytes)
+}
+
+fn lower(resource: Resource, value: u64) -> io::Result<()> {
+    let value = getrlimit(resource).maximum.map_or(value, |most| most.min(value));
+    Ok(setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })?)
 }
 
 /// Removes a private HOME, folders that the command made inaccessible included.
@@ -311,7 +320,7 @@ mod tests {
         let home = tempfile::tempdir().expect("a temporary folder");
         let inner = home.path().join("a/b");
         fs::create_dir_all(&inner).expect("folders");
-        fs::set_permissions(home.path().join("a"), Permissions::from_mode(0)).expect("ours");
+        fs::set_permissions(home.path().join("a"), Permissions::from_mode(0o000)).expect("ours");
         let path = home.path().to_owned();
         remove(home);
         assert!(!path.exists());

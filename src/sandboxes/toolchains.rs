@@ -96,10 +96,10 @@ impl Search {
             self.path.push(entry.to_owned());
             return;
         }
-        if entry.join("rustup").exists() {
-            if let Some(toolchain) = rust_toolchain(surroundings) {
-                self.folder_of_tools(&toolchain.join("bin"));
-            }
+        if entry.join("rustup").exists()
+            && let Some(toolchain) = rust_toolchain(surroundings)
+        {
+            self.folder_of_tools(&toolchain.join("bin"));
         }
         match shims(entry, surroundings) {
             Some(versions) => versions.iter().for_each(|version| self.folder_of_tools(&version.join("bin"))),

@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, wait};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, kill_process_group, wait};
 
 /// One process as `/proc/PID/stat` tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,11 +44,20 @@ pub(super) fn reap(main: Pid, status: &mut Option<WaitStatus>) -> bool {
 /// die anyway. False if some outlive `patience` (a process in an uninterruptible system call cannot be killed).
 pub(super) fn end(main: Pid, status: &mut Option<WaitStatus>, gentle: Duration, patience: Duration) -> bool {
     let start = Instant::now();
+    let mut first = true;
     loop {
         if !reap(main, status) {
             return true;
         }
         if start.elapsed() >= gentle {
+            if std::mem::take(&mut first) {
+                // One call for the group that `main` leads, and no fork slips through: a fork bomb ends here, where
+                // looking at its processes one by one would be too slow.
+                let _ = kill_process_group(main, Signal::KILL);
+                if !reap(main, status) {
+                    return true;
+                }
+            }
             // Stopped first: what runs on could fork between the look and the kill.
             for signal in [Signal::STOP, Signal::KILL] {
                 for process in descendants().iter().filter(|process| !process.dead) {
@@ -62,6 +72,13 @@ pub(super) fn end(main: Pid, status: &mut Option<WaitStatus>, gentle: Duration, 
         }
         std::thread::sleep(Duration::from_micros(500));
     }
+}
+
+/// Processes and threads of this process's user on the whole machine, about.
+pub(super) fn threads_of_user() -> u64 {
+    let user = rustix::process::getuid().as_raw();
+    let owned = |process: &&(u32, Process)| process.0 == user;
+    processes().collect::<Vec<_>>().iter().filter(owned).map(|(_, process)| process.threads).sum()
 }
 
 /// What the tree uses now. Memory is exact (shared pages counted by share) only where `memory_limit` seems exceeded:
@@ -87,16 +104,9 @@ fn proportional(pid: i32) -> Option<u64> {
 
 /// All processes below this one, in no order.
 fn descendants() -> Vec<Process> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let mut children: HashMap<i32, Vec<Process>> = HashMap::new();
-    for entry in entries.flatten() {
-        let is_process = entry.file_name().to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
-        // One that died since the listing has no stat file, and is nobody's problem.
-        if let Some(process) =
-            is_process.then(|| fs::read(entry.path().join("stat")).ok()).flatten().and_then(|s| parse(&s))
-        {
-            children.entry(process.parent).or_default().push(process);
-        }
+    for (_, process) in processes() {
+        children.entry(process.parent).or_default().push(process);
     }
     let mut found = Vec::new();
     let mut parents = vec![getpid().as_raw_nonzero().get()];
@@ -106,6 +116,16 @@ fn descendants() -> Vec<Process> {
         found.extend(below);
     }
     found
+}
+
+/// All processes of the machine that this one can see, each with its user.
+fn processes() -> impl Iterator<Item = (u32, Process)> {
+    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
+        let is_process = entry.file_name().to_str()?.bytes().all(|byte| byte.is_ascii_digit());
+        // One that died since the listing has no stat file, and is nobody's problem.
+        let process = parse(&fs::read(entry.path().join("stat")).ok().filter(|_| is_process)?)?;
+        Some((entry.metadata().ok()?.uid(), process))
+    })
 }
 
 /// `PID (NAME) STATE PPID …`; the name may hold anything, brackets and spaces included.
