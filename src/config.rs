@@ -1,8 +1,8 @@
-//! Settings: `devo.yaml`, read once and passed on as values, and which folder is the home. Secrets are not here: they come from
-//! the environment, from files or from systemd, and only their users see them.
+//! Settings: `devo.yaml`, read once and passed on as values. Secrets are not here: they come from the environment, from files
+//! or from systemd, and only their users see them.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -13,10 +13,8 @@ use crate::journal::Durability;
 use crate::providers::models::ModelEntry;
 use crate::yaml::{self, Diagnostic, Document, Node};
 
-/// The file that makes a folder a home, together with [`MARKER`].
+/// The file.
 pub const FILE: &str = "devo.yaml";
-/// Written by `devo init`; a repository that brings a devo.yaml does not become a home by it.
-pub const MARKER: &str = ".devo-home";
 
 /// `devo.yaml`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -409,72 +407,14 @@ pub fn schema() -> Value {
     schema
 }
 
-/// What `devo init` writes.
-pub const DEFAULT: &str = r#"# yaml-language-server: $schema=schemas/devo.schema.json
-# dev-orchestrator: the configuration of this home. Every key is optional but `repos`.
-
-repos: {}
-#  shop:
-#    url: git@github.com:acme/shop.git        # ssh, https, or a local path
-#    base: development                        # else `development`, else the remote's default branch
-#    protected: ["release/*"]                 # added to the built-in list: main, master, dev, develop, …
-#    checks: {test: python3 -m pytest -q}     # named commands; `test` is what the test step runs
-#    sandbox: {type: bubblewrap}              # bubblewrap | host (no sandbox at all)
-#    network: []                              # none; ["*"] lets its commands reach everything
-
-# roles:
-#   planner:  {provider: anthropic, model: claude-opus-5-5}      # ANTHROPIC_API_KEY
-#   executor: {provider: gemini, model: gemini-3.8-flash}        # GEMINI_API_KEY
-#   # any OpenAI-compatible endpoint: OPENAI_BASE_URL, OPENAI_API_KEY
-#   # executor: {provider: openai, model: qwen3-coder}
-
-# sandbox: {type: bubblewrap, read: []}       # `read`: more folders that commands may read
-# journal: {durability: full}                 # full | normal
-# prices: {qwen3-coder: {input: 0, output: 0, cached: 0}}        # USD per million tokens, for unknown models
-# allow_paths: false                          # may a task name a repository by path or URL
-# limits: {parallel: 8}                       # steps of one run side by side
-# git: {author: {name: dev-orchestrator, email: devo@localhost}}
-"#;
-
-/// Where the home is: `--home`, `$DEVO_HOME`, the nearest folder above that `devo init` made, the machine's, the user's.
-pub fn find_home(flag: Option<&Path>, lookup: &dyn Fn(&str) -> Option<String>, cwd: &Path) -> PathBuf {
-    if let Some(home) = flag {
-        return cwd.join(home);
-    }
-    if let Some(home) = lookup("DEVO_HOME").filter(|home| !home.is_empty()) {
-        return cwd.join(home);
-    }
-    if let Some(home) = cwd.ancestors().find(|folder| is_home(folder)) {
-        return home.to_owned();
-    }
-    let machine = Path::new("/opt/dev-orchestrator");
-    if is_home(machine) {
-        return machine.to_owned();
-    }
-    let data = lookup("XDG_DATA_HOME").filter(|path| Path::new(path).is_absolute()).map(PathBuf::from);
-    let data = data.or_else(|| lookup("HOME").map(|home| Path::new(&home).join(".local/share")));
-    data.unwrap_or_else(|| cwd.to_owned()).join("devo")
-}
-
-/// A folder that `devo init` made for this user; never one inside a run's folder, where a repository's files stand.
-fn is_home(folder: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    let Ok(marker) = std::fs::symlink_metadata(folder.join(MARKER)) else { return false };
-    let mine = marker.uid() == rustix::process::geteuid().as_raw() && marker.is_file();
-    let in_a_run = folder
-        .ancestors()
-        .skip(1)
-        .any(|above| above.join("engine.lock").exists() && folder.starts_with(above.join("runs")));
-    mine && !in_a_run && folder.join(FILE).is_file()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_default_file_is_valid_and_so_are_its_examples() {
-        assert!(Config::read(FILE, DEFAULT.as_bytes()).unwrap().repos.is_empty());
+        let shipped = include_bytes!("app/devo.yaml");
+        assert!(Config::read(FILE, shipped).unwrap().repos.is_empty());
         let uncommented = "repos:\n  shop:\n    url: git@github.com:acme/shop.git\n    base: development\n    protected: [\"release/*\"]\n    checks: {test: python3 -m pytest -q}\n    sandbox: {type: bubblewrap}\n    network: []\nroles:\n  planner: {provider: anthropic, model: claude-opus-5-5}\nprices: {m: {input: 0, output: 0, cached: 0}}\nlimits: {parallel: 8}\ngit: {author: {name: a, email: b}}\nchat: {telegram: {allow: [1]}}\nweb: {listen: 127.0.0.1:7333}\n";
         let config = Config::read(FILE, uncommented.as_bytes()).unwrap();
         assert_eq!(config.repos["shop"].checks["test"], "python3 -m pytest -q");
@@ -493,24 +433,5 @@ mod tests {
             "repos:\n  ../x: {url: x}\nroles:\n  planner: {provider: anthropc, model: m}\nsandbox: {type: docker}\n";
         let codes: Vec<_> = Config::read(FILE, text.as_bytes()).unwrap_err().iter().map(|fault| fault.code).collect();
         assert_eq!(codes, ["bad_name", "not_available", "unknown_provider"]);
-    }
-
-    #[test]
-    fn a_repository_cannot_bring_its_own_home() {
-        let root = tempfile::tempdir().unwrap();
-        let home = root.path().join("home");
-        let workspace = home.join("runs/1/workspace");
-        std::fs::create_dir_all(&workspace).unwrap();
-        for folder in [&home, &workspace] {
-            std::fs::write(folder.join(MARKER), "").unwrap();
-            std::fs::write(folder.join(FILE), "").unwrap();
-        }
-        std::fs::write(home.join("engine.lock"), "").unwrap();
-        let none = |_: &str| None;
-        assert_eq!(find_home(None, &none, &workspace), home);
-        let data = |name: &str| (name == "XDG_DATA_HOME").then(|| "/data".to_owned());
-        let elsewhere = root.path().join("elsewhere");
-        assert_eq!(find_home(None, &data, &elsewhere), Path::new("/data/devo"));
-        assert_eq!(find_home(Some(Path::new("flag")), &data, &elsewhere), elsewhere.join("flag"));
     }
 }

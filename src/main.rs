@@ -6,5 +6,5 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == devo::sandboxes::SUPERVISOR_WORD) {
         return devo::sandboxes::supervise();
     }
-    ExitCode::SUCCESS
+    ExitCode::from(devo::frontends::cli::main(std::env::args_os()))
 }

@@ -76,7 +76,9 @@ impl Shop {
         let found = self.config.repos.get(name);
         let (key, url, repo) = match found {
             Some(repo) => (name.to_owned(), repo.url.as_str(), Some(repo)),
-            None if self.config.allow_paths && (name.contains('/') || name.contains(':')) => (String::new(), name, None),
+            None if self.config.allow_paths && (name.contains('/') || name.contains(':')) => {
+                (String::new(), name, None)
+            }
             None => return Err(self.unknown_repo(name)),
         };
         let remote = Remote::parse(url, &self.home).map_err(|error| error.to_failure())?;
@@ -155,7 +157,8 @@ impl Shop {
         let named = |code: &str, message: String, hint: String| {
             Failure::terminal(code, format!("role `{role}`: {message}")).hint(hint)
         };
-        let adapter = provider(&chosen.provider).map_err(|error| named("unknown_provider", error.to_string(), error.hint()))?;
+        let adapter =
+            provider(&chosen.provider).map_err(|error| named("unknown_provider", error.to_string(), error.hint()))?;
         let table = ModelTable::builtin().with_overrides(self.config.prices.clone(), self.config.models.clone());
         let card = table
             .card(&chosen.provider, &chosen.model, now)
@@ -185,9 +188,12 @@ impl Shop {
         };
         Ok(match &spec.cassette {
             None => Cassettes::None,
-            Some(CassetteUse::Replay(path)) => Cassettes::Replay(Arc::new(Cassette::open(Path::new(path)).map_err(failed)?)),
+            Some(CassetteUse::Replay(path)) => {
+                Cassettes::Replay(Arc::new(Cassette::open(Path::new(path)).map_err(failed)?))
+            }
             Some(CassetteUse::Record(path)) => {
-                let recording = Recording::open(Path::new(path), spec.task_id, None, self.masker.clone()).map_err(failed)?;
+                let recording =
+                    Recording::open(Path::new(path), spec.task_id, None, self.masker.clone()).map_err(failed)?;
                 Cassettes::Record(Arc::new(recording))
             }
         })
@@ -197,9 +203,8 @@ impl Shop {
     pub fn equipment(&self, spec: &RunSpec, pipeline: &Pipeline) -> Result<Equipment, Failure> {
         let cassettes = self.cassettes(spec)?;
         let now = self.clock.now();
-        let clients: Clients = Self::roles_of(pipeline)
-            .map(|role| (role, self.client(role, &cassettes, now).map(Arc::new)))
-            .collect();
+        let clients: Clients =
+            Self::roles_of(pipeline).map(|role| (role, self.client(role, &cassettes, now).map(Arc::new))).collect();
         let repo = spec.repo.as_deref().map(|name| self.repo(name)).transpose()?;
         let all = |repo: &config::Repo| repo.network == ["*"];
         let network = spec.repo.as_ref().and_then(|name| self.config.repos.get(name)).is_some_and(all);
@@ -231,8 +236,9 @@ impl Outfitter for Shop {
         let equipment = Arc::new(self.equipment(spec, &pipeline)?);
         let mut steps = HashMap::new();
         for step in &pipeline.steps {
-            let kind = kind(&step.kind)
-                .ok_or_else(|| Failure::terminal("unknown_type", format!("step `{}`: no type `{}`", step.id, step.kind)))?;
+            let kind = kind(&step.kind).ok_or_else(|| {
+                Failure::terminal("unknown_type", format!("step `{}`: no type `{}`", step.id, step.kind))
+            })?;
             let built = (kind.build)(&step.spec)
                 .map_err(|error| Failure::terminal("bad_step", format!("step `{}`: {error}", step.id)))?;
             // Types without templates of their own look at what comes before them by type.

@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::outfit::{Cassettes, Shop, stored_pipeline};
+use super::outfit::{Cassettes, Shop};
 use super::{App, Problem, Settings, ShownPrompt, TaskRequest, TaskSource};
 use crate::config::Config;
 use crate::core::event::{RunLimits, RunSpec};
-use crate::core::failure::Failure;
 use crate::core::graph::Graph;
 use crate::core::id::RunId;
 use crate::core::plan::{Estimate, Plan, PlanRecord};
@@ -24,9 +23,11 @@ impl App {
     /// Checks a task completely and makes what a run is accepted with; nothing is written.
     pub async fn new_run(&self, request: TaskRequest) -> Result<RunSpec, Error> {
         let (task, pipeline) = self.read_request(&request.source)?;
-        let inputs = fill_inputs(&pipeline, task.inputs, task.repo.as_deref(), task.task.as_deref()).map_err(|wrong| {
-            Error::refused("bad_inputs", wrong.join("\n")).hint(format!("`devo validate` shows what `{}` takes", pipeline.name))
-        })?;
+        let inputs =
+            fill_inputs(&pipeline, task.inputs, task.repo.as_deref(), task.task.as_deref()).map_err(|wrong| {
+                Error::refused("bad_inputs", wrong.join("\n"))
+                    .hint(format!("`devo validate` shows what `{}` takes", pipeline.name))
+            })?;
         let named = |name: &str, given: Option<String>| given.or_else(|| inputs.get(name)?.as_str().map(str::to_owned));
         let repo = named("repo", task.repo);
         let text = named("task", task.task).unwrap_or_default();
@@ -61,9 +62,9 @@ impl App {
 
     fn read_request(&self, source: &TaskSource) -> Result<(Task, Pipeline), Error> {
         let task = match source {
-            TaskSource::File { name, text } => {
-                yaml::parse_bytes(name, text.as_bytes()).and_then(|document| read_task(&document)).map_err(|wrong| invalid(&wrong, text))?
-            }
+            TaskSource::File { name, text } => yaml::parse_bytes(name, text.as_bytes())
+                .and_then(|document| read_task(&document))
+                .map_err(|wrong| invalid(&wrong, text))?,
             TaskSource::Words { pipeline, repo, task, .. } => Task {
                 pipeline: PipelineRef::Named(pipeline.clone()),
                 repo: repo.clone(),
@@ -80,9 +81,17 @@ impl App {
         };
         if let TaskSource::Words { inputs, .. } = source {
             for (name, text) in inputs {
-                let kind = pipeline.inputs.iter().find(|(known, _)| known == name).map_or(InputKind::String, |(_, input)| input.kind);
-                let value = coerce(kind, text)
-                    .ok_or_else(|| Error::refused("bad_inputs", format!("input `{name}` must be a {}, and `{text}` is not", kind.name())))?;
+                let kind = pipeline
+                    .inputs
+                    .iter()
+                    .find(|(known, _)| known == name)
+                    .map_or(InputKind::String, |(_, input)| input.kind);
+                let value = coerce(kind, text).ok_or_else(|| {
+                    Error::refused(
+                        "bad_inputs",
+                        format!("input `{name}` must be a {}, and `{text}` is not", kind.name()),
+                    )
+                })?;
                 task.inputs.insert(name.clone(), value);
             }
         }
@@ -116,12 +125,18 @@ impl App {
 
     /// Steps that need a repository have one, and its checks exist.
     fn check_repo(&self, pipeline: &Pipeline, repo: Option<&str>) -> Result<(), Error> {
-        let wants = pipeline.steps.iter().find(|step| ["plan", "branch", "execute-loop", "test", "commit", "push"].contains(&step.kind.as_str()));
+        let wants = pipeline
+            .steps
+            .iter()
+            .find(|step| ["plan", "branch", "execute-loop", "test", "commit", "push"].contains(&step.kind.as_str()));
         let Some(name) = repo else {
             return match wants {
                 None => Ok(()),
-                Some(step) => Err(Error::refused("no_repo", format!("step `{}` needs a repository, and the task names none", step.id))
-                    .hint("give one: `--repo NAME`, or `repo: NAME` in the task file")),
+                Some(step) => Err(Error::refused(
+                    "no_repo",
+                    format!("step `{}` needs a repository, and the task names none", step.id),
+                )
+                .hint("give one: `--repo NAME`, or `repo: NAME` in the task file")),
             };
         };
         let repo = self.shop.repo(name)?;
@@ -276,7 +291,8 @@ pub fn outline(_settings: &Settings, path: &Path) -> Result<Graph, Error> {
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
     use std::io::Read as _;
-    let failed = |error: std::io::Error| Error::refused("unreadable", format!("cannot read {}: {error}", path.display()));
+    let failed =
+        |error: std::io::Error| Error::refused("unreadable", format!("cannot read {}: {error}", path.display()));
     let file = std::fs::File::open(path).map_err(failed)?;
     let mut bytes = Vec::new();
     // One byte more than is allowed is enough to know that it is too large.
@@ -291,15 +307,4 @@ pub fn schemas() -> Result<Vec<(String, Value)>, Error> {
         ("pipeline.schema.json".to_owned(), pipeline::pipeline_schema()),
         ("task.schema.json".to_owned(), pipeline::task_schema()),
     ])
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        Self { code: failure.code, message: failure.message, causes: Vec::new(), hint: failure.hint, exit: crate::error::Exit::Refused }
-    }
-}
-
-/// The pipeline that a stored run uses, for whoever shows it.
-pub fn pipeline_of(spec: &RunSpec) -> Result<Pipeline, Error> {
-    Ok(stored_pipeline(spec)?)
 }

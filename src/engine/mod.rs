@@ -28,6 +28,7 @@ use crate::steps::{Equipment, Step, Stream};
 pub use clock::Clock;
 pub use driver::{Stopped, Until};
 pub use lock::{HomeLock, LockError};
+pub use log::Line;
 
 /// How often requests of other processes are looked for: soon enough to feel immediate, rare enough to cost nothing.
 const POSTED_POLL: Duration = Duration::from_millis(50);

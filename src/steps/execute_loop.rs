@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::commands::{Ran, run_command};
 use super::models::RoleModel;
+use super::repo::Repo;
 use super::{Context, Kind, Outcome, Step, Turn, build};
 use crate::agent::digest::{Report, digest};
 use crate::agent::execute_loop::{
@@ -123,7 +124,10 @@ impl ExecuteStep {
         let (prompt, mut work, first) = match carried {
             Some(carry) => (carry.prompt, carry.work, String::new()),
             None => {
-                let first = cx.equipment.prompts.render(FIRST, &first_values(cx, &plan, turn.feedback.as_deref())?)?;
+                let first = cx
+                    .equipment
+                    .prompts
+                    .render(FIRST, &first_message(&repo, &cx.spec.task, &plan, turn.feedback.as_deref()))?;
                 (Rendered::record(&[&system, &first], &model), ExecuteCarry::default(), first.text)
             }
         };
@@ -161,8 +165,7 @@ impl ExecuteStep {
 }
 
 /// What the first message is rendered with.
-pub fn first_values(cx: &Context, plan: &PlanRecord, feedback: Option<&str>) -> Result<Value, Failure> {
-    let repo = cx.repo()?;
+pub fn first_message(repo: &Repo, task: &str, plan: &PlanRecord, feedback: Option<&str>) -> Value {
     let checks: Vec<Value> =
         repo.checks.iter().map(|(name, command)| json!({"name": name, "command": command})).collect();
     let mut shown = serde_json::to_value(&plan.plan).expect("a plan is plain data");
@@ -175,10 +178,9 @@ pub fn first_values(cx: &Context, plan: &PlanRecord, feedback: Option<&str>) -> 
     for criterion in shown["criteria"].as_array_mut().into_iter().flatten() {
         criterion["check"].as_object_mut().map(|check| check.entry("ref").or_insert(Value::Null));
     }
-    Ok(json!({
-        "task": cx.spec.task, "plan": shown, "revision": plan.revision, "checks": checks,
-        "feedback": feedback.unwrap_or_default(),
-    }))
+    json!({
+        "task": task, "plan": shown, "revision": plan.revision, "checks": checks, "feedback": feedback.unwrap_or_default(),
+    })
 }
 
 /// What the bench remembers over turns.

@@ -23,6 +23,8 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+pub use commands::sandbox_failure;
+
 use crate::agent::talk::Store;
 use crate::core::budget::{Usage, Usd};
 use crate::core::event::{PromptRecord, Question, RunSpec};
@@ -306,4 +308,61 @@ pub struct Equipment {
     pub prompts: Prompts,
     /// Where large things are kept.
     pub artifacts: Arc<dyn Store>,
+}
+
+#[cfg(test)]
+pub mod bare {
+    //! Equipment for steps that use none of it.
+
+    use super::*;
+    use crate::sandboxes::{Command, Finished, OutputSink, SandboxError};
+
+    struct Nothing;
+
+    #[async_trait]
+    impl Sandbox for Nothing {
+        fn name(&self) -> &'static str {
+            "nothing"
+        }
+        fn isolates(&self) -> bool {
+            false
+        }
+        fn caveats(&self) -> Vec<String> {
+            Vec::new()
+        }
+        async fn probe(&self) -> Result<(), SandboxError> {
+            Err(SandboxError::HostNotAllowed)
+        }
+        async fn exec(
+            &self,
+            _: &Command,
+            _: &dyn OutputSink,
+            _: &CancellationToken,
+        ) -> Result<Finished, SandboxError> {
+            Err(SandboxError::HostNotAllowed)
+        }
+    }
+
+    #[async_trait]
+    impl Store for Nothing {
+        async fn put(&self, _: Vec<u8>) -> Result<String, Failure> {
+            Err(Failure::terminal("nothing", "nothing is kept"))
+        }
+        async fn get(&self, hash: &str) -> Result<Vec<u8>, Failure> {
+            Err(Failure::terminal("nothing", hash))
+        }
+    }
+
+    /// No repository, no model, a sandbox that refuses.
+    pub fn equipment() -> Equipment {
+        Equipment {
+            masker: Masker::default(),
+            sandbox: Arc::new(Nothing),
+            network: Network::None,
+            repo: None,
+            clients: models::Clients::new(),
+            prompts: Prompts::embedded(),
+            artifacts: Arc::new(Nothing),
+        }
+    }
 }

@@ -115,7 +115,9 @@ impl PlanStep {
         let (prompt, talk, first) = match carried {
             Some(carry) => (carry.prompt, carry.talk, String::new()),
             None => {
-                let values = first_values(cx, &source, &checks, turn.feedback.as_deref())?;
+                // A revision is one only where there is a plan and something was said about it.
+                let revised = cx.plan.as_ref().zip(turn.feedback.as_deref());
+                let values = first_values(&source, &cx.spec.task, &checks, revised)?;
                 let first = cx.equipment.prompts.render(FIRST, &values)?;
                 (Rendered::record(&[&system, &first], &model), PlanCarry::default(), first.text)
             }
@@ -154,15 +156,25 @@ impl PlanStep {
     }
 }
 
-/// What the first message is rendered with.
-pub fn first_values(
-    cx: &Context,
-    source: &dyn Source,
+/// What the first message about a commit's tree is rendered with.
+pub fn first_message(
+    view: TreeView,
+    task: &str,
     checks: &[String],
-    feedback: Option<&str>,
+    revised: Option<(&PlanRecord, &str)>,
+) -> Result<Value, Failure> {
+    let source = TreeSource::new(ViewTree(view)).map_err(|error| Failure::terminal("repository", error.to_string()))?;
+    first_values(&source, task, checks, revised)
+}
+
+fn first_values(
+    source: &dyn Source,
+    task: &str,
+    checks: &[String],
+    revised: Option<(&PlanRecord, &str)>,
 ) -> Result<Value, Failure> {
     let failed = |error: FileError| Failure::terminal("repository", error.to_string());
-    let focus: Vec<String> = cx.spec.task.split_whitespace().map(str::to_owned).take(40).collect();
+    let focus: Vec<String> = task.split_whitespace().map(str::to_owned).take(40).collect();
     let map = repo_map(source, &focus, MAP_MAX).map_err(failed)?;
     let mut room = CONVENTIONS_MAX;
     let mut conventions = Vec::new();
@@ -175,14 +187,12 @@ pub fn first_values(
         room -= content.bytes.len();
         conventions.push(json!({"path": name, "text": String::from_utf8_lossy(&content.bytes)}));
     }
-    // A revision is one only where there is a plan and something was said about it.
-    let revised = cx.plan.as_ref().zip(feedback);
     Ok(json!({
-        "task": cx.spec.task,
+        "task": task,
         "checks": checks,
         "repo_map": map,
         "conventions": conventions,
-        "feedback": feedback.unwrap_or_default(),
+        "feedback": revised.map_or("", |(_, feedback)| feedback),
         "previous_plan": revised.map_or(String::new(), |(plan, _)| serde_json::to_string_pretty(&plan.plan).unwrap_or_default()),
         "previous_revision": revised.map_or(0, |(plan, _)| plan.revision),
     }))
