@@ -333,12 +333,7 @@ pub mod bare {
         async fn probe(&self) -> Result<(), SandboxError> {
             Err(SandboxError::HostNotAllowed)
         }
-        async fn exec(
-            &self,
-            _: &Command,
-            _: &dyn OutputSink,
-            _: &CancellationToken,
-        ) -> Result<Finished, SandboxError> {
+        async fn exec(&self, _: &Command, _: &dyn OutputSink, _: &CancellationToken) -> Result<Finished, SandboxError> {
             Err(SandboxError::HostNotAllowed)
         }
     }

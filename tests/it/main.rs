@@ -2,4 +2,5 @@
 
 mod fake;
 mod layers;
+mod main_job;
 mod world;
