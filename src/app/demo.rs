@@ -96,7 +96,9 @@ fn git(dir: &Path, args: &[&str]) -> Result<(), Error> {
         // The sample is the same commit everywhere, so that what is shown is what the README shows.
         .envs([("GIT_AUTHOR_DATE", "2026-01-01T00:00:00Z"), ("GIT_COMMITTER_DATE", "2026-01-01T00:00:00Z")])
         .output()
-        .map_err(|error| Error::machine("git", "cannot run git", &error).hint("install it: `sudo apt-get install git`"))?;
+        .map_err(|error| {
+            Error::machine("git", "cannot run git", &error).hint("install it: `sudo apt-get install git`")
+        })?;
     if output.status.success() {
         return Ok(());
     }

@@ -32,7 +32,9 @@ fn run(cx: &Cx, args: &Args) -> Result<Exit, Error> {
     cx.wait_on_all_cores(async {
         let prepared = demo::prepare().await?;
         let home = prepared.home.clone();
-        let cx = cx.at(Settings { places: Places::from_env(Some(home.clone())) });
+        let mut cx = cx.at(Settings { places: Places::from_env(Some(home.clone())) });
+        // The demo is there to be watched: what the steps do is told as well.
+        cx.verbose = cx.verbose.max(1);
         cx.note("demo: a sample shop, a bare remote, and a recording in place of the two models (scripted replies);");
         cx.note("everything else is real: worktree, edits, sandboxed tests, commit and push");
         if let Some(why) = &prepared.unconfined {
@@ -41,7 +43,8 @@ fn run(cx: &Cx, args: &Args) -> Result<Exit, Error> {
         let app = App::open(&cx.settings)?;
         let cassette = match &args.record {
             Some(path) => {
-                let path = std::path::absolute(path).map_err(|error| Error::machine("path", "no current folder", &error))?;
+                let path =
+                    std::path::absolute(path).map_err(|error| Error::machine("path", "no current folder", &error))?;
                 CassetteUse::Record(path.display().to_string())
             }
             None => CassetteUse::Replay(prepared.cassette.display().to_string()),
