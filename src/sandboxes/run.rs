@@ -172,10 +172,8 @@ pub(super) async fn run(
             () = sleep_until(deadline) => match (&ended, ordered) {
                 (Some(_), _) => break,
                 (None, None) => Some(Exit::TimedOut),
-                (None, Some(_)) => {
-                    let _ = supervised.child.start_kill();
-                    return Err(lost("did not end the command in time", None));
-                }
+                // It goes on killing; to kill it would set free what it holds.
+                (None, Some(_)) => return Err(lost("did not end the command in time", None)),
             },
         };
         if order.is_some() {

@@ -38,6 +38,8 @@ const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 const FOLLOW: Duration = Duration::from_millis(20);
 /// Longer than this only a process in an uninterruptible system call lives after its kill.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// Then the machine needs a person.
+const LAST_PATIENCE: Duration = Duration::from_secs(3600);
 /// On the host the kernel counts a user's processes, not a command's: so many more than now are left to the user.
 const PIDS_OF_OTHERS: u64 = 256;
 /// Makes the kernel take a command's process, not the engine, when the machine is out of memory.
@@ -53,8 +55,8 @@ pub fn supervise() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let report = job::read::<Job>(&mut control).map(|job| run(&job, &control));
-    match report.and_then(|report| job::write(&mut control, &report)) {
+    let told = job::read::<Job>(&mut control).and_then(|job| run(&job, &mut control));
+    match told {
         Ok(()) => ExitCode::SUCCESS,
         // The engine is gone, and with it whoever would read a message.
         Err(_) => ExitCode::FAILURE,
@@ -78,14 +80,25 @@ fn take_control() -> io::Result<File> {
     Ok(control)
 }
 
-fn run(job: &Job, control: &File) -> Report {
-    match start(job) {
-        Ok(mut running) => running.watch(job, control),
-        Err(error) => Report { end: End::NotStarted(error.to_string()), hits: Vec::new(), clean: true },
+/// Runs the job and reports. What could not be killed in time is not let go: this process stays and goes on.
+fn run(job: &Job, control: &mut File) -> io::Result<()> {
+    let mut running = match start(job) {
+        Ok(running) => running,
+        Err(error) => {
+            let end = End::NotStarted(error.to_string());
+            return job::write(control, &Report { end, hits: Vec::new(), clean: true });
+        }
+    };
+    let report = running.watch(job, control);
+    let told = job::write(control, &report);
+    if !report.clean {
+        tree::end(running.main, &mut running.status, Duration::ZERO, LAST_PATIENCE);
     }
+    running.clean_up();
+    told
 }
 
-/// A command that was started. Fields drop in this order: the group last, when it is empty.
+/// A command that was started.
 struct Running {
     main: Pid,
     /// Readable once `main` is dead.
@@ -201,13 +214,19 @@ impl Running {
         if matches!(end, End::Signal(SIGXFSZ)) {
             hits.push(LimitHit::FileSize);
         }
-        if let Some(group) = self.group.take() {
-            hits.extend(group.hits());
+        hits.extend(self.group.iter().flat_map(Group::hits));
+        if clean {
+            self.clean_up();
         }
+        Report { end, hits, clean }
+    }
+
+    /// Removes what was made for the command; again is harmless.
+    fn clean_up(&mut self) {
+        self.group = None;
         if let Some(home) = self.home.take() {
             remove(home);
         }
-        Report { end, hits, clean }
     }
 
     /// What the command went over.
