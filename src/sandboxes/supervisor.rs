@@ -26,7 +26,7 @@ use rustix::process::{
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::cgroup::Group;
-use super::job::{self, End, Job, Place, Report};
+use super::job::{self, End, Job, Origin, Place, Report};
 use super::{Exit, LimitHit, Limits, tree};
 
 /// The first argument that makes this program a supervisor.
@@ -90,11 +90,17 @@ fn run(job: &Job, control: &mut File) -> io::Result<()> {
         }
     };
     let report = running.watch(job, control);
+    if let Some(home) = running.home.take_if(|_| report.clean) {
+        remove(home);
+    }
     let told = job::write(control, &report);
     if !report.clean {
         tree::end(running.main, &mut running.status, Duration::ZERO, LAST_PATIENCE);
     }
-    running.clean_up();
+    if let Some(home) = running.home.take() {
+        remove(home);
+    }
+    // What is left, the control group, takes its time to go and is nobody's business: nobody waits for it.
     told
 }
 
@@ -137,9 +143,15 @@ fn start(job: &Job) -> io::Result<Running> {
         Place::Bubblewrap { program, options, files: contents, home } => {
             fcntl_setfd(&told, FdFlags::empty())?;
             let mut words = vec!["--json-status-fd".to_owned(), told.as_raw_fd().to_string()];
-            for (path, content) in contents {
-                let file = inherited(content.as_bytes())?;
-                words.extend(["--ro-bind-data".to_owned(), file.as_raw_fd().to_string(), path.clone()]);
+            for (path, origin) in contents {
+                let file = match origin {
+                    Origin::Text(text) => memory_file(text.as_bytes())?,
+                    Origin::Host(path) => File::open(path)?,
+                };
+                let file = inherited(file)?;
+                // Copied: a mount for each would take most of the sandbox's start.
+                let copy = ["--perms", "0444", "--file", &file.as_raw_fd().to_string(), path].map(str::to_owned);
+                words.extend(copy);
                 files.push(file);
             }
             words.extend(options.iter().cloned());
@@ -149,7 +161,7 @@ fn start(job: &Job) -> io::Result<Running> {
                 words.extend(["--setenv".to_owned(), name.clone(), value.clone()]);
             }
             let words: Vec<u8> = words.iter().flat_map(|word| [word.as_bytes(), b"\0"].concat()).collect();
-            let words = inherited(&words)?;
+            let words = inherited(memory_file(&words)?)?;
             let mut command = Command::new(program);
             command.current_dir("/").env_clear().arg("--args").arg(words.as_raw_fd().to_string());
             // The limit on processes counts per user namespace: set within, so that the user's others do not count.
@@ -215,18 +227,7 @@ impl Running {
             hits.push(LimitHit::FileSize);
         }
         hits.extend(self.group.iter().flat_map(Group::hits));
-        if clean {
-            self.clean_up();
-        }
         Report { end, hits, clean }
-    }
-
-    /// Removes what was made for the command; again is harmless.
-    fn clean_up(&mut self) {
-        self.group = None;
-        if let Some(home) = self.home.take() {
-            remove(home);
-        }
     }
 
     /// What the command went over.
@@ -276,11 +277,16 @@ fn exit_code(progress: &mut File) -> Option<i32> {
     })
 }
 
-/// A file in memory that the next program inherits, at its beginning.
-fn inherited(content: &[u8]) -> io::Result<File> {
-    let mut file = File::from(memfd_create("devo", MemfdFlags::empty())?);
+/// A file in memory, at its beginning.
+fn memory_file(content: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create("devo", MemfdFlags::CLOEXEC)?);
     file.write_all(content)?;
     file.rewind()?;
+    Ok(file)
+}
+
+/// The next program inherits it.
+fn inherited(file: File) -> io::Result<File> {
     fcntl_setfd(file.as_fd(), FdFlags::empty())?;
     Ok(file)
 }
