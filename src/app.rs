@@ -1,1 +1,245 @@
-//! To come.
+//! The composition root: settings → home → journal → engine, and what the frontends may ask for.
+
+mod checks;
+mod home;
+mod outfit;
+mod shipped;
+mod tasks;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+pub use checks::{Check, Level, checks};
+pub use home::{Made, Places, make as make_home};
+pub use shipped::files as shipped_files;
+pub use tasks::{outline, schemas, validate};
+
+use crate::config::Config;
+use crate::core::event::{CassetteUse, PromptFile, Who};
+use crate::core::id::RunId;
+use crate::core::report;
+use crate::engine::{Clock, Engine, EngineError, HomeLock};
+use crate::error::Error;
+use crate::frontends::inbox::{Inbox, Queued, read_task};
+use crate::journal::{Durability, Journal, SqliteJournal};
+use crate::secrets::Masker;
+use crate::yaml;
+
+/// Above this size the journal is not looked through before each engine starts; `devo doctor` does it.
+const CHECKED_AT_START: u64 = 64 * 1024 * 1024;
+
+/// What the command line and the environment decide before devo.yaml is read.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where to look for the home.
+    pub places: Places,
+}
+
+/// An opened home.
+pub struct App {
+    /// Its folder.
+    pub home: PathBuf,
+    /// Its journal.
+    pub journal: Arc<dyn Journal>,
+    /// The time.
+    pub clock: Clock,
+    /// Submitted tasks.
+    pub inbox: Inbox,
+    shop: Arc<outfit::Shop>,
+}
+
+/// An engine and the home's lock, which must live as long.
+pub struct Owned {
+    /// The engine.
+    pub engine: Arc<Engine>,
+    /// Keeps other engines out.
+    pub lock: HomeLock,
+}
+
+/// Where a task comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TaskSource {
+    /// A task file.
+    File {
+        /// For messages.
+        name: String,
+        /// Its text, not parsed yet.
+        text: String,
+    },
+    /// The words of a command line.
+    Words {
+        /// A name under pipelines/, or a path.
+        pipeline: String,
+        /// A key of devo.yaml's repos, or a path or URL where allowed.
+        repo: Option<String>,
+        /// The text.
+        task: Option<String>,
+        /// More inputs, as typed.
+        inputs: Vec<(String, String)>,
+    },
+}
+
+/// A run that someone asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskRequest {
+    /// What.
+    pub source: TaskSource,
+    /// The run's id, where one was given out already.
+    pub id: Option<RunId>,
+    /// A cassette for its model calls.
+    pub cassette: Option<CassetteUse>,
+    /// Who asks.
+    pub who: Who,
+}
+
+/// What a task file says of itself, for lists; nothing of it is checked.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TaskOutline {
+    /// The pipeline's name; empty where it is written inline or missing.
+    pub pipeline: String,
+    /// The repository.
+    pub repo: Option<String>,
+    /// The text.
+    pub task: String,
+}
+
+/// A problem of a file, with its place.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Problem {
+    /// The file's name as given.
+    pub file: String,
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// `error` or `warning`.
+    pub level: String,
+    /// A stable word.
+    pub code: String,
+    /// What is wrong.
+    pub message: String,
+    /// What was expected, or the nearest name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// The problem with its line, for people; may span lines.
+    #[serde(skip)]
+    pub rendered: String,
+}
+
+/// A prompt as a model would get it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownPrompt {
+    /// `system`, `user`.
+    pub part: String,
+    /// The templates it came from.
+    pub files: Vec<PromptFile>,
+    /// The rendered text.
+    pub text: String,
+}
+
+impl App {
+    /// Finds the home and opens its journal.
+    pub fn open(settings: &Settings) -> Result<Self, Error> {
+        let home = settings.places.find()?;
+        let config = Arc::new(read_config(&home)?);
+        let durability = Durability::from(config.journal.durability);
+        let journal: Arc<dyn Journal> = Arc::new(SqliteJournal::open(&home.join("state.db"), durability, false)?);
+        let clock = Clock::start();
+        let shop =
+            outfit::Shop { home: home.clone(), config, masker: Masker::default(), journal: journal.clone(), clock };
+        Ok(Self { inbox: Inbox::of(&home), home, journal, clock, shop: Arc::new(shop) })
+    }
+
+    /// Takes the home's lock and makes its engine. `about` is what a second one is told.
+    pub fn engine(&self, about: &str) -> Result<Owned, Error> {
+        let lock = HomeLock::take(&self.home, about)?;
+        let path = self.home.join("state.db");
+        if path.metadata().is_ok_and(|meta| meta.len() <= CHECKED_AT_START) {
+            SqliteJournal::open(&path, Durability::Full, true)?;
+        }
+        let engine = Engine::new(self.journal.clone(), self.home.clone(), self.shop.clone(), self.clock);
+        Ok(Owned { engine, lock })
+    }
+
+    /// The folder of a run.
+    pub fn run_dir(&self, run: RunId) -> PathBuf {
+        self.home.join("runs").join(run.to_string())
+    }
+
+    /// The run that a unique prefix of an id, or a short id, names; submitted tasks count.
+    pub async fn resolve_run(&self, text: &str) -> Result<RunId, Error> {
+        let wanted = text.trim().to_ascii_lowercase();
+        let hint = "`devo status` lists the runs of this home";
+        if wanted.is_empty() || !wanted.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
+            let message = format!("`{}` cannot name a run: an id has digits, a to f and -", clip(text));
+            return Err(Error::refused("unknown_run", message).hint(hint));
+        }
+        let mut found = self.journal.find(&wanted).await?;
+        for queued in self.inbox.queued() {
+            let fits = queued.id.to_string().starts_with(&wanted) || queued.id.short().starts_with(&wanted);
+            if fits && !found.contains(&queued.id) {
+                found.push(queued.id);
+            }
+        }
+        let exact: Vec<RunId> =
+            found.iter().copied().filter(|id| id.to_string() == wanted || id.short() == wanted).collect();
+        match (exact.as_slice(), found.as_slice()) {
+            ([run], _) | ([], [run]) => Ok(*run),
+            (_, []) => Err(Error::refused("unknown_run", format!("there is no run `{}`", clip(text))).hint(hint)),
+            (_, several) => {
+                let names: Vec<String> = several.iter().take(5).map(|id| format!("{} ({id})", id.short())).collect();
+                let message = format!("`{}` names several runs: {}", clip(text), names.join(", "));
+                Err(Error::refused("ambiguous_run", message).hint("give more digits, or the short id"))
+            }
+        }
+    }
+
+    /// The contract's document of a run, also of one that is only submitted.
+    pub async fn document(&self, run: RunId) -> Result<Value, Error> {
+        match crate::engine::document(self.journal.as_ref(), run).await {
+            Err(EngineError::Unknown(_)) => match self.inbox.find(run) {
+                Some(queued) => Ok(self.queued_document(&queued)),
+                None => Err(EngineError::Unknown(run).into()),
+            },
+            other => Ok(other?),
+        }
+    }
+
+    /// The document of a submitted task.
+    pub fn queued_document(&self, queued: &Queued) -> Value {
+        let outline = read_task(&queued.path).map(|text| task_outline(&text)).unwrap_or_default();
+        let (id, short, at) = (queued.id.to_string(), queued.id.short(), queued.at().to_string());
+        report::queued(&id, &short, &outline.pipeline, outline.repo.as_deref(), &outline.task, &at)
+    }
+}
+
+/// Settings, or everything that is wrong with them.
+fn read_config(home: &Path) -> Result<Config, Error> {
+    let path = home.join(crate::config::FILE);
+    let bytes = std::fs::read(&path).map_err(|error| {
+        Error::refused("config", format!("cannot read {}: {error}", path.display())).hint("`devo init` writes one")
+    })?;
+    Config::read(&path.display().to_string(), &bytes).map_err(|wrong| {
+        let rendered = yaml::render(&wrong, &String::from_utf8_lossy(&bytes), false);
+        Error::refused("config", format!("devo.yaml has mistakes\n\n{}", rendered.trim_end()))
+    })
+}
+
+/// What a task's text says of itself.
+pub fn task_outline(text: &str) -> TaskOutline {
+    let Ok(document) = yaml::parse("task", text) else { return TaskOutline::default() };
+    let value = document.root.to_json();
+    let word = |name: &str| value[name].as_str().map(str::to_owned);
+    TaskOutline {
+        pipeline: word("pipeline").unwrap_or_default(),
+        repo: word("repo"),
+        task: word("task").unwrap_or_default(),
+    }
+}
+
+/// The beginning of a foreign word, for a message.
+fn clip(text: &str) -> String {
+    text.chars().take(60).collect()
+}

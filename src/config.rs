@@ -1,1 +1,437 @@
-//! To come.
+//! Settings: `devo.yaml`, read once and passed on as values. Secrets are not here: they come from the environment, from files
+//! or from systemd, and only their users see them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::core::budget::Price;
+use crate::journal::Durability;
+use crate::providers::models::ModelEntry;
+use crate::yaml::{self, Diagnostic, Document, Node};
+
+/// The file.
+pub const FILE: &str = "devo.yaml";
+
+/// `devo.yaml`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The repositories that tasks may name.
+    #[serde(default)]
+    pub repos: BTreeMap<String, Repo>,
+    /// Which model plays which role.
+    #[serde(default)]
+    pub roles: Roles,
+    /// Chat channels; taken up by `devo serve`, which is not available in this version.
+    #[serde(default)]
+    pub chat: Option<Value>,
+    /// The web page; taken up by `devo serve`, which is not available in this version.
+    #[serde(default)]
+    pub web: Option<Value>,
+    /// Where commands run, for repositories that say nothing else and for pipelines without one.
+    #[serde(default)]
+    pub sandbox: Sandbox,
+    /// The journal.
+    #[serde(default)]
+    pub journal: JournalSettings,
+    /// USD per million tokens, by model; for models that the built-in table does not know.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, PriceSchema>")]
+    pub prices: BTreeMap<String, Price>,
+    /// More about models than their price, or other values than the built-in table has.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, Value>")]
+    pub models: BTreeMap<String, ModelEntry>,
+    /// Whether a task may name a repository by path or URL instead of a key.
+    #[serde(default)]
+    pub allow_paths: bool,
+    /// How much runs side by side.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Commits.
+    #[serde(default)]
+    pub git: Git,
+    /// Links for forges whose host name says nothing: by host, templates with `{web}`, `{base}`, `{branch}`.
+    #[serde(default)]
+    pub links: BTreeMap<String, LinkTemplate>,
+}
+
+/// The documentation of [`Price`] for editors.
+#[derive(JsonSchema)]
+#[allow(dead_code, reason = "its schema is what is used")]
+struct PriceSchema {
+    input: f64,
+    output: f64,
+    cached: f64,
+    #[serde(default)]
+    cache_write_5m: Option<f64>,
+    #[serde(default)]
+    cache_write_1h: Option<f64>,
+}
+
+/// A repository.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Repo {
+    /// ssh, https, or a local path.
+    pub url: String,
+    /// The branch that work starts from; `development`, else the remote's default branch, if not given.
+    #[serde(default)]
+    pub base: Option<String>,
+    /// Branches that are never pushed to, as globs; added to the built-in list.
+    #[serde(default)]
+    pub protected: Vec<String>,
+    /// Named commands; `test` is what the test step runs.
+    #[serde(default)]
+    pub checks: BTreeMap<String, String>,
+    /// Where its commands run.
+    #[serde(default)]
+    pub sandbox: Option<Sandbox>,
+    /// Domains that a command may reach; `["*"]` is every one, and the only other choice in this version is none.
+    #[serde(default)]
+    pub network: Vec<String>,
+}
+
+/// Where commands run.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sandbox {
+    /// `bubblewrap`, or `host` for none at all.
+    #[serde(default, rename = "type")]
+    pub kind: SandboxType,
+    /// More folders that commands may read.
+    #[serde(default)]
+    pub read: Vec<PathBuf>,
+}
+
+/// A sandbox's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SandboxType {
+    /// An unprivileged container per command.
+    #[default]
+    Bubblewrap,
+    /// No sandbox: commands run as the engine's user.
+    Host,
+    /// Not available in this version.
+    Docker,
+}
+
+impl SandboxType {
+    /// Its name in devo.yaml.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bubblewrap => "bubblewrap",
+            Self::Host => "host",
+            Self::Docker => "docker",
+        }
+    }
+}
+
+/// Which model plays which role.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Roles {
+    /// Reads and plans.
+    pub planner: Role,
+    /// Edits and tests.
+    pub executor: Role,
+    /// Judges; not used by any step type of this version.
+    pub reviewer: Role,
+}
+
+impl Default for Roles {
+    fn default() -> Self {
+        Self {
+            planner: Role::new("anthropic", "claude-opus-5-5"),
+            executor: Role::new("gemini", "gemini-3.8-flash"),
+            reviewer: Role::new("anthropic", "claude-opus-5-5"),
+        }
+    }
+}
+
+/// A provider and a model.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Role {
+    /// `anthropic`, `gemini` or `openai`.
+    pub provider: String,
+    /// The model's id at the provider.
+    pub model: String,
+}
+
+impl Role {
+    fn new(provider: &str, model: &str) -> Self {
+        Self { provider: provider.to_owned(), model: model.to_owned() }
+    }
+}
+
+/// The journal.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JournalSettings {
+    /// `full`: what was recorded survives a power cut; `normal`: it survives the death of the process.
+    #[serde(default)]
+    pub durability: DurabilityName,
+}
+
+/// How long a record lasts.
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DurabilityName {
+    /// It survives a power cut.
+    #[default]
+    Full,
+    /// It survives the death of the process.
+    Normal,
+}
+
+impl From<DurabilityName> for Durability {
+    fn from(name: DurabilityName) -> Self {
+        match name {
+            DurabilityName::Full => Self::Full,
+            DurabilityName::Normal => Self::Normal,
+        }
+    }
+}
+
+/// How much runs side by side.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Runs; for `devo serve`.
+    pub runs: usize,
+    /// Runs of one repository; for `devo serve`.
+    pub per_repo: usize,
+    /// Steps of one run.
+    pub parallel: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { runs: 4, per_repo: 2, parallel: 8 }
+    }
+}
+
+/// Commits.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Git {
+    /// Author and committer.
+    #[serde(default)]
+    pub author: Author,
+}
+
+/// Author and committer.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Author {
+    /// A name.
+    pub name: String,
+    /// An address.
+    pub email: String,
+}
+
+impl Default for Author {
+    fn default() -> Self {
+        Self { name: "dev-orchestrator".to_owned(), email: "devo@localhost".to_owned() }
+    }
+}
+
+/// Links of a forge.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LinkTemplate {
+    /// A branch's page.
+    pub branch: String,
+    /// The page on which a person creates the pull request.
+    pub compare: String,
+}
+
+impl Config {
+    /// Reads `devo.yaml`.
+    pub fn read(file: &str, bytes: &[u8]) -> Result<Self, Vec<Diagnostic>> {
+        let document = yaml::parse_bytes(file, bytes)?;
+        let mut value = document.root.to_json();
+        if value.is_null() {
+            value = Value::Object(serde_json::Map::new());
+        }
+        // A key without a value is a key that was left empty, not a mistake.
+        if let Value::Object(map) = &mut value {
+            map.retain(|_, value| !value.is_null());
+        }
+        let wrong = against_schema(&document, &value, &schemars::schema_for!(Self).to_value());
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        let config: Self = serde_json::from_value(value)
+            .map_err(|error| vec![document.diagnostic(0..0, "wrong_value", error.to_string())])?;
+        let wrong = config.check(&document);
+        if wrong.is_empty() { Ok(config) } else { Err(wrong) }
+    }
+
+    /// What the schema cannot say.
+    fn check(&self, document: &Document) -> Vec<Diagnostic> {
+        let mut wrong = Vec::new();
+        let mut fault = |pointer: String, code, message: String, help: &str| {
+            wrong.push(document.diagnostic(document.root.locate(&pointer), code, message).help(help));
+        };
+        for (key, repo) in &self.repos {
+            let strict = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+            if !strict || key.starts_with(['.', '-']) || key.len() > 64 || key.is_empty() {
+                let message = format!("`{key}` cannot name a repository");
+                fault(
+                    format!("/repos/{key}"),
+                    "bad_name",
+                    message,
+                    "use letters, digits, `-`, `_` and `.`, 64 at most",
+                );
+            }
+            if !(repo.network.is_empty() || repo.network == ["*"]) {
+                let message = "allow-lists of domains are not available in this version".to_owned();
+                fault(
+                    format!("/repos/{key}/network"),
+                    "not_available",
+                    message,
+                    "use [] for no network, or [\"*\"] for all of it",
+                );
+            }
+            if repo.sandbox.as_ref().is_some_and(|sandbox| sandbox.kind == SandboxType::Docker) {
+                let message = "the docker sandbox is not available in this version".to_owned();
+                fault(format!("/repos/{key}/sandbox/type"), "not_available", message, "use bubblewrap");
+            }
+        }
+        if self.sandbox.kind == SandboxType::Docker {
+            let message = "the docker sandbox is not available in this version".to_owned();
+            fault("/sandbox/type".to_owned(), "not_available", message, "use bubblewrap");
+        }
+        for (name, role) in
+            [("planner", &self.roles.planner), ("executor", &self.roles.executor), ("reviewer", &self.roles.reviewer)]
+        {
+            if let Err(error) = crate::providers::provider(&role.provider) {
+                fault(format!("/roles/{name}/provider"), "unknown_provider", error.to_string(), &error.hint());
+            }
+        }
+        if self.limits.parallel == 0 || self.limits.runs == 0 || self.limits.per_repo == 0 {
+            fault(
+                "/limits".to_owned(),
+                "impossible_limit",
+                "a limit of 0 would let nothing run".to_owned(),
+                "use 1 or more",
+            );
+        }
+        wrong
+    }
+
+    /// The role's provider and model.
+    pub fn role(&self, name: &str) -> Option<&Role> {
+        match name {
+            "planner" => Some(&self.roles.planner),
+            "executor" => Some(&self.roles.executor),
+            "reviewer" => Some(&self.roles.reviewer),
+            _ => None,
+        }
+    }
+}
+
+/// Every place where a value does not fit a schema.
+fn against_schema(document: &Document, value: &Value, schema: &Value) -> Vec<Diagnostic> {
+    let validator = jsonschema::validator_for(schema).expect("a derived schema is a schema");
+    let mut wrong = Vec::new();
+    for error in validator.iter_errors(value) {
+        let pointer = error.instance_path().to_string();
+        if let jsonschema::error::ValidationErrorKind::AdditionalProperties { unexpected } = error.kind() {
+            let node = node_at(&document.root, &pointer);
+            let known = known_keys(schema, &pointer);
+            for key in unexpected {
+                let span = node.and_then(|node| node.entry(key)).map_or(0..0, |(key, _)| key.span.clone());
+                let place = if pointer.is_empty() {
+                    FILE.to_owned()
+                } else {
+                    format!("`{}`", pointer.trim_start_matches('/').replace('/', "."))
+                };
+                let fault = document.diagnostic(span, "unknown_key", format!("{place} has no key `{key}`"));
+                wrong.push(fault.suggest(key, known.iter().map(String::as_str)));
+            }
+            continue;
+        }
+        let key = pointer.trim_start_matches('/').replace('/', ".");
+        let text: String = error.to_string().chars().take(300).collect();
+        let message = if key.is_empty() { text } else { format!("`{key}`: {text}") };
+        wrong.push(document.diagnostic(document.root.locate(&pointer), "wrong_value", message));
+    }
+    wrong.sort_by_key(|fault| (fault.line, fault.column));
+    wrong
+}
+
+fn node_at<'n>(root: &'n Node, pointer: &str) -> Option<&'n Node> {
+    pointer.split('/').skip(1).try_fold(root, |node, part| node.get(part))
+}
+
+/// The property names at a place of a schema, following references, optional values and maps.
+fn known_keys(schema: &Value, pointer: &str) -> Vec<String> {
+    let mut current = follow(schema, schema);
+    for part in pointer.split('/').skip(1) {
+        let next = match &current["properties"][part] {
+            Value::Null => &current["additionalProperties"],
+            found => found,
+        };
+        current = follow(schema, next);
+    }
+    current["properties"].as_object().map_or_else(Vec::new, |properties| properties.keys().cloned().collect())
+}
+
+fn follow<'s>(schema: &'s Value, mut node: &'s Value) -> &'s Value {
+    // Deeper than any derived schema refers.
+    for _ in 0..8 {
+        if let Some(reference) = node["$ref"].as_str() {
+            node = schema.pointer(reference.trim_start_matches('#')).unwrap_or(&Value::Null);
+        } else if let Some(options) = node["anyOf"].as_array() {
+            node = options.iter().find(|option| option["type"] != "null").unwrap_or(&Value::Null);
+        } else {
+            break;
+        }
+    }
+    node
+}
+
+/// The schema of devo.yaml, for editors.
+pub fn schema() -> Value {
+    let settings = schemars::generate::SchemaSettings::draft07();
+    let mut schema = settings.into_generator().into_root_schema_for::<Config>().to_value();
+    schema["title"] = Value::String("dev-orchestrator configuration".to_owned());
+    schema
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_file_is_valid_and_so_are_its_examples() {
+        let shipped = include_bytes!("app/devo.yaml");
+        assert!(Config::read(FILE, shipped).unwrap().repos.is_empty());
+        let uncommented = "repos:\n  shop:\n    url: git@github.com:acme/shop.git\n    base: development\n    protected: [\"release/*\"]\n    checks: {test: python3 -m pytest -q}\n    sandbox: {type: bubblewrap}\n    network: []\nroles:\n  planner: {provider: anthropic, model: claude-opus-5-5}\nprices: {m: {input: 0, output: 0, cached: 0}}\nlimits: {parallel: 8}\ngit: {author: {name: a, email: b}}\nchat: {telegram: {allow: [1]}}\nweb: {listen: 127.0.0.1:7333}\n";
+        let config = Config::read(FILE, uncommented.as_bytes()).unwrap();
+        assert_eq!(config.repos["shop"].checks["test"], "python3 -m pytest -q");
+        assert_eq!(config.roles.executor.provider, "gemini");
+    }
+
+    #[test]
+    fn mistakes_are_listed_with_place_and_suggestion() {
+        let text = "repos:\n  shop:\n    url: x\n    bse: development\nroles:\n  planner: {provider: anthropc, model: m}\nprize: 1\n";
+        let wrong = Config::read(FILE, text.as_bytes()).unwrap_err();
+        let found: Vec<_> =
+            wrong.iter().map(|fault| (fault.code, fault.line, fault.help.clone().unwrap_or_default())).collect();
+        assert_eq!(found[0], ("unknown_key", 4, "did you mean `base`?".to_owned()));
+        assert_eq!((found[1].0, found[1].1), ("unknown_key", 7));
+        let text =
+            "repos:\n  ../x: {url: x}\nroles:\n  planner: {provider: anthropc, model: m}\nsandbox: {type: docker}\n";
+        let codes: Vec<_> = Config::read(FILE, text.as_bytes()).unwrap_err().iter().map(|fault| fault.code).collect();
+        assert_eq!(codes, ["bad_name", "not_available", "unknown_provider"]);
+    }
+}

@@ -1,3 +1,10 @@
 //! Arguments in, exit code out.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == devo::sandboxes::SUPERVISOR_WORD) {
+        return devo::sandboxes::supervise();
+    }
+    ExitCode::from(devo::frontends::cli::main(std::env::args_os()))
+}

@@ -80,6 +80,38 @@ impl std::fmt::Debug for Masker {
     }
 }
 
+/// One line of foreign text without anything that could steer a terminal or reorder what is read: escape sequences,
+/// control characters and bidirectional marks go, tabs become spaces.
+pub fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(char) = chars.next() {
+        match char {
+            '\u{1b}' => skip_escape(&mut chars),
+            '\t' => out.push_str("    "),
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{feff}' => {}
+            char if char.is_control() => {}
+            char => out.push(char),
+        }
+    }
+    out
+}
+
+/// Skips what follows an ESC: a CSI sequence to its final byte, an OSC (or other string) to its terminator.
+fn skip_escape(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) {
+    match chars.next() {
+        Some('[') => while chars.next().is_some_and(|char| !('\u{40}'..='\u{7e}').contains(&char)) {},
+        Some(']' | 'P' | 'X' | '^' | '_') => {
+            while let Some(char) = chars.next() {
+                if char == '\u{7}' || (char == '\u{1b}' && chars.next_if_eq(&'\\').is_some()) {
+                    break;
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,5 +137,13 @@ mod tests {
         let masker = Masker::default();
         masker.add(&SecretString::from("abc".to_owned()));
         assert_eq!(masker.mask("abcdef"), "abcdef");
+    }
+
+    #[test]
+    fn foreign_text_cannot_steer_a_terminal() {
+        assert_eq!(printable("\u{1b}[31mred\u{1b}[0m\ta\u{7}"), "red    a");
+        assert_eq!(printable("\u{1b}]0;title\u{7}x\u{1b}]8;;url\u{1b}\\y"), "xy");
+        assert_eq!(printable("a\u{202e}b\u{2066}c\u{9b}31m"), "abc31m");
+        assert_eq!(printable("ñandú ✓"), "ñandú ✓");
     }
 }

@@ -1,132 +1,74 @@
-//! The files that the executor must not change, and the look for tampering in what it did change.
+//! The anti-tamper guard: which files the executor may not change, how they are put back, and what in a diff deserves a
+//! second look.
 //!
-//! What is protected, and what lifts it (decided here, said to the person with the plan):
+//! | files | lifted by the approved plan |
+//! | --- | --- |
+//! | tests and their data, by each language's convention | a glob of `tests_may_change`, which lifts nothing else |
+//! | configuration of tests, builds, CI and agents, `.gitignore`, also when new | the exact path in a step's `files` |
+//! | lock files of the base commit | the exact path, or that of a manifest beside or below it |
+//! | `.git` in any spelling, `.gitattributes`, `.gitmodules` | nothing |
 //!
-//! | files | when | lifted by |
-//! | --- | --- | --- |
-//! | tests and their data, by each language's convention | in the base commit | `tests_may_change` of the approved plan |
-//! | test and build configuration, lock files, `.gitignore` | also when new | the exact path in the approved plan's `files` (a lock file also by its manifest) |
-//! | CI, `.gitattributes`, `.gitmodules`, agents' and editors' settings | also when new | nothing |
-//!
-//! It does not know tools, sandboxes or git; the gate on a clean checkout is the last word, this is the first.
+//! It does not know tools, sandboxes or git. The check on a clean checkout is the last word; this is the first.
 
 mod conventions;
 mod scan;
 
-use std::collections::{BTreeMap, HashSet};
-use std::fmt::Write as _;
+use std::collections::BTreeSet;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
-use thiserror::Error;
 
-use super::files::{FileError, Kind, RepoPath, Source as _, Tree};
+use super::files::{FileError, Kind, RepoPath, Source as _};
 use super::folder::Folder;
 use crate::core::plan::Plan;
 
-pub use conventions::is_test_path;
+use conventions::{Sort, is_manifest, sort};
+
+pub use conventions::is_test;
 pub use scan::{Finding, FindingKind, scan_diff};
 
-/// Bytes of one protected file that are hashed; a longer one is also told apart by its size.
-const HASHED: u64 = 64 * 1024 * 1024;
-
-/// Why a path is protected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reason {
-    /// A test, or data of tests, that the base commit has.
-    Test,
-    /// Configuration of tests or of the build.
-    Config,
-    /// A lock file.
-    Lock,
-    /// What runs after a push, or on a commit.
-    Ci,
-    /// Git's own settings in the tree.
-    Git,
-    /// What agents and editors obey.
-    Agent,
-}
-
-impl Reason {
-    /// For the model: what it is, and the honest way out.
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::Test => {
-                "it is a test of the base commit that the approved plan does not allow to change; \
-                 make the code fit the test, add a new test file, or call finish with criteria_conflict"
-            }
-            Self::Config => {
-                "it configures tests or the build and the approved plan does not name it; \
-                 work without changing it, or call finish with blocked"
-            }
-            Self::Lock => {
-                "it is a lock file whose manifest the approved plan does not name; work without new dependencies"
-            }
-            Self::Ci => "it is part of continuous integration, which is never changed here",
-            Self::Git => "it is git's own, which is never changed here",
-            Self::Agent => "it instructs agents or editors, which is never changed here",
-        }
-    }
-}
-
-/// A glob of the plan that cannot be read.
-#[derive(Debug, Error)]
-#[error("`{glob}` in tests_may_change is not a glob: {source}")]
-pub struct BadGlob {
-    glob: String,
-    source: globset::Error,
-}
-
-/// The protected paths of one run.
+/// What the executor of one run may not change.
 #[derive(Debug, Clone)]
-pub struct Protected {
-    base: HashSet<String>,
-    may_change: GlobSet,
-    named: HashSet<String>,
+pub struct Guard {
+    base: BTreeSet<String>,
+    tests_may_change: GlobSet,
+    named: BTreeSet<String>,
 }
 
-impl Protected {
-    /// `base_files`: every path of the base commit. `plan_files`: every path that the approved plan's steps name.
-    pub fn new(
-        base_files: impl IntoIterator<Item = String>,
-        tests_may_change: &[String],
-        plan_files: impl IntoIterator<Item = String>,
-    ) -> Result<Self, BadGlob> {
+impl Guard {
+    /// From the paths of the base commit and the approved plan. Globs that do not parse lift nothing.
+    pub fn new(base: impl IntoIterator<Item = String>, plan: &Plan) -> Self {
         let mut globs = GlobSetBuilder::new();
-        for glob in tests_may_change {
-            let bad = |source| BadGlob { glob: glob.clone(), source };
+        for glob in &plan.tests_may_change {
             let plain = glob.trim_start_matches("./").trim_start_matches('/');
-            globs.add(GlobBuilder::new(plain).literal_separator(true).build().map_err(bad)?);
+            // As people read a glob: `*` stays within a folder, `**` does not.
+            if let Ok(glob) = GlobBuilder::new(plain).literal_separator(true).build() {
+                globs.add(glob);
+            }
         }
-        let bad = |source| BadGlob { glob: tests_may_change.join(", "), source };
-        let clean = |path: String| RepoPath::parse(&path).map(|path| path.as_str().to_owned()).ok();
-        Ok(Self {
-            base: base_files.into_iter().collect(),
-            may_change: globs.build().map_err(bad)?,
-            named: plan_files.into_iter().filter_map(clean).collect(),
-        })
+        let named = plan.steps.iter().flat_map(|step| &step.files);
+        Self {
+            base: base.into_iter().collect(),
+            tests_may_change: globs.build().unwrap_or_else(|_| GlobSet::empty()),
+            named: named.filter_map(|file| Some(RepoPath::parse(&file.path).ok()?.as_str().to_owned())).collect(),
+        }
     }
 
-    /// From an approved plan.
-    pub fn of_plan(base_files: impl IntoIterator<Item = String>, plan: &Plan) -> Result<Self, BadGlob> {
-        let files = plan.steps.iter().flat_map(|step| &step.files).map(|file| file.path.clone());
-        Self::new(base_files, &plan.tests_may_change, files)
-    }
-
-    /// Why a path must not be written, removed or created; none where it may.
-    pub fn is_protected(&self, path: &str) -> Option<Reason> {
-        let reason = conventions::config(path).or_else(|| {
-            (self.base.contains(path) && is_test_path(path) && !self.may_change.is_match(path)).then_some(Reason::Test)
-        })?;
-        let lifted = match reason {
-            Reason::Test | Reason::Ci | Reason::Agent => false,
-            Reason::Git => path.ends_with(".gitignore") && self.named.contains(path),
-            Reason::Config => self.named.contains(path),
-            Reason::Lock => self.named.contains(path) || self.manifest_is_named(path),
-        };
-        (!lifted).then_some(reason)
+    /// Why a path may not be changed, made or removed; `None` if it may.
+    pub fn protects(&self, path: &str) -> Option<&'static str> {
+        let named = self.named.contains(path);
+        match sort(path) {
+            Some(Sort::Git) => Some("git's own files are never changed"),
+            _ if named && !is_test(path) => None,
+            Some(Sort::Ci) => Some("it configures CI, and the plan does not name it"),
+            Some(Sort::Config) if !named => Some("it decides what is built or tested, and the plan does not name it"),
+            Some(Sort::Ignore) => Some("it decides what is committed, and the plan does not name it"),
+            Some(Sort::Agent) => Some("it instructs agents, and the plan does not name it"),
+            // A lock file that a build makes anew harms nobody; one that exists pins what was reviewed.
+            Some(Sort::Lock) => (self.base.contains(path) && !self.manifest_is_named(path))
+                .then_some("it pins dependencies, and the plan does not name it or its manifest"),
+            Some(Sort::Config) | None => (is_test(path) && !self.tests_may_change.is_match(path))
+                .then_some("it is a test, and the plan does not list it in tests_may_change"),
+        }
     }
 
     /// Whether the plan names a manifest in the lock file's folder or below it.
@@ -134,304 +76,185 @@ impl Protected {
         let folder = lock.rsplit_once('/').map_or("", |(folder, _)| folder);
         self.named.iter().any(|path| {
             let inside = folder.is_empty() || path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
-            inside && conventions::is_manifest(path)
+            inside && is_manifest(path)
         })
     }
 
-    /// The base commit's files that are protected: what a sandbox mounts read-only.
-    pub fn base_paths(&self) -> Vec<String> {
-        let mut paths: Vec<String> =
-            self.base.iter().filter(|path| self.is_protected(path).is_some()).cloned().collect();
-        paths.sort_unstable();
-        paths
+    /// Protected paths of the base commit: what a sandbox can mount read-only.
+    pub fn protected_at_base(&self) -> impl Iterator<Item = &str> {
+        self.base.iter().map(String::as_str).filter(|path| self.protects(path).is_some())
     }
 }
 
-/// What stands at a protected path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Mark {
-    kind: Kind,
-    executable: bool,
-    hash: [u8; 32],
-}
-
-/// The protected files of a folder at one moment.
-#[derive(Debug, Clone, Default)]
-pub struct Snapshot {
-    marks: BTreeMap<String, Mark>,
-}
-
-/// A protected file that is not what it was.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tampered {
-    /// From the root.
-    pub path: String,
-    /// What happened.
-    pub what: Tampering,
-    executable: bool,
-    link: bool,
-}
-
-/// What happened to a protected file.
+/// What the base commit has at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tampering {
-    /// Other content, mode or kind.
-    Changed,
-    /// It is gone.
-    Removed,
-    /// It was not there.
-    Added,
+pub enum AtBase<'a> {
+    /// A file.
+    File {
+        /// Its content.
+        bytes: &'a [u8],
+        /// Whether it may be run.
+        executable: bool,
+    },
+    /// A link; where it points.
+    Link(&'a [u8]),
+    /// Nothing.
+    Nothing,
 }
 
-/// Looks at all protected files, for sandboxes that cannot mount them read-only: once before and once after a command.
-pub fn snapshot(folder: &Folder, protected: &Protected) -> Result<Snapshot, FileError> {
-    let mut marks = BTreeMap::new();
-    let walk = folder.walk(&RepoPath::root())?;
-    let found = walk.entries.into_iter().map(|entry| entry.path).filter(|path| protected.is_protected(path).is_some());
-    for path in found.chain(protected.base_paths()) {
-        let Ok(parsed) = RepoPath::parse(&path) else { continue };
-        match mark(folder, &parsed) {
-            Ok(mark) => {
-                marks.insert(path, mark);
+/// Puts one path back to what the base commit has, whatever stands there or in place of its folders now.
+///
+/// # Errors
+/// What the file system says; nothing outside the folder is touched.
+pub fn put_back(folder: &Folder, path: &RepoPath, base: AtBase<'_>) -> Result<(), FileError> {
+    // A link or file that took the place of one of its folders goes first: below it nothing is ours.
+    let mut above = RepoPath::root();
+    for part in path.parent().parts() {
+        above = above.join(part)?;
+        match folder.metadata(&above) {
+            Ok(entry) if entry.kind == Kind::Folder => {}
+            Ok(_) if base == AtBase::Nothing => return Ok(()),
+            Ok(_) => folder.remove(&above)?,
+            Err(_) => break,
+        }
+    }
+    match base {
+        AtBase::Nothing => folder.remove(path),
+        AtBase::Link(target) => folder.write_link(path, &String::from_utf8_lossy(target)),
+        AtBase::File { bytes, executable } => {
+            if folder.metadata(path).is_ok_and(|entry| entry.kind != Kind::File) {
+                folder.remove(path)?;
             }
-            // Not there, or behind something that is now a file or a link: gone.
-            Err(FileError::NotFound { .. } | FileError::Link { .. } | FileError::Io { .. }) => {}
-            Err(e) => return Err(e),
+            folder.write_any(path, bytes, Some(executable)).map(|_| ())
         }
     }
-    Ok(Snapshot { marks })
-}
-
-fn mark(folder: &Folder, path: &RepoPath) -> Result<Mark, FileError> {
-    let entry = folder.metadata(path)?;
-    let mut hash = Sha256::new();
-    match entry.kind {
-        Kind::File => {
-            let content = folder.read_any(path, HASHED)?;
-            hash.update(content.size.to_le_bytes());
-            hash.update(&content.bytes);
-        }
-        Kind::Link => hash.update(folder.link(path).unwrap_or_default()),
-        Kind::Folder | Kind::Other => {}
-    }
-    Ok(Mark { kind: entry.kind, executable: entry.executable, hash: hash.finalize().into() })
-}
-
-impl Snapshot {
-    /// What differs now; `later` is a snapshot of the same folder.
-    pub fn changes(&self, later: &Self) -> Vec<Tampered> {
-        let tampered = |path: &String, mark: &Mark, what| Tampered {
-            path: path.clone(),
-            what,
-            executable: mark.executable,
-            link: mark.kind == Kind::Link,
-        };
-        let mut changes = Vec::new();
-        for (path, mark) in &self.marks {
-            match later.marks.get(path) {
-                Some(now) if now == mark => {}
-                Some(_) => changes.push(tampered(path, mark, Tampering::Changed)),
-                None => changes.push(tampered(path, mark, Tampering::Removed)),
-            }
-        }
-        let added = later.marks.iter().filter(|(path, _)| !self.marks.contains_key(*path));
-        changes.extend(added.map(|(path, mark)| tampered(path, mark, Tampering::Added)));
-        changes
-    }
-}
-
-/// Puts protected files back to the base commit's content, and removes new ones.
-pub fn restore(folder: &Folder, base: &dyn Tree, changes: &[Tampered]) -> Result<(), FileError> {
-    for change in changes {
-        let path = RepoPath::parse(&change.path)?;
-        if change.what == Tampering::Added {
-            folder.remove(&path)?;
-            continue;
-        }
-        // Whatever took the place of one of its folders goes first.
-        let mut above = RepoPath::root();
-        for part in path.parent().parts() {
-            above = above.join(part)?;
-            match folder.metadata(&above) {
-                Ok(entry) if entry.kind == Kind::Folder => {}
-                Ok(_) => {
-                    folder.remove(&above)?;
-                    break;
-                }
-                Err(_) => break,
-            }
-        }
-        if folder.metadata(&path).is_ok_and(|entry| entry.kind != Kind::File) {
-            folder.remove(&path)?;
-        }
-        let content = base.blob(&change.path, u64::MAX)?;
-        match change.link {
-            true => folder.write_link(&path, &String::from_utf8_lossy(&content))?,
-            false => {
-                folder.write_any(&path, &content, Some(change.executable))?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What the model is told after files were put back.
-pub fn restored_note(changes: &[Tampered]) -> String {
-    let mut text = String::from("[protected files were changed by the command and have been put back:");
-    for change in changes.iter().take(10) {
-        let _ = write!(text, " {}", change.path);
-    }
-    if changes.len() > 10 {
-        let _ = write!(text, " and {} more", changes.len() - 10);
-    }
-    text.push_str("; make the code fit them instead, or call finish with criteria_conflict]\n");
-    text
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
 
-    use super::super::files::MemoryTree;
+    use serde_json::json;
+
     use super::*;
 
-    fn protected(tests_may_change: &[&str], named: &[&str]) -> Protected {
-        let base = [
-            "src/main.rs",
-            "tests/test_a.py",
-            "tests/data/x.json",
-            "src/price_test.go",
-            "web/a.spec.ts",
-            "Cargo.toml",
-            "sub/Cargo.toml",
-            ".gitignore",
-        ];
-        let owned = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
-        Protected::new(owned(&base), &owned(tests_may_change), owned(named)).expect("good globs")
+    fn guard(tests: &[&str], files: &[&str]) -> Guard {
+        let files: Vec<_> = files.iter().map(|path| json!({"path": path, "action": "modify", "why": "w"})).collect();
+        let plan = json!({"title": "t", "summary": "s", "criteria": [], "tests_may_change": tests,
+                          "steps": [{"id": "s1", "title": "t", "intent": "i", "files": files}]});
+        let base = ["Cargo.lock", "web/yarn.lock", "tests/a.rs", "src/lib.rs", "Cargo.toml"].map(str::to_owned);
+        Guard::new(base, &serde_json::from_value(plan).expect("a plan"))
     }
 
     #[test]
-    fn the_table_holds() {
-        let plain = protected(&[], &[]);
-        let cases = [
-            ("src/main.rs", None),
-            ("tests/test_a.py", Some(Reason::Test)),
-            ("tests/data/x.json", Some(Reason::Test)),
-            ("src/price_test.go", Some(Reason::Test)),
-            ("web/a.spec.ts", Some(Reason::Test)),
-            // New tests are welcome, new configuration of tests is not.
-            ("tests/test_new.py", None),
-            ("tests/conftest.py", Some(Reason::Config)),
-            ("CONFTEST.PY", Some(Reason::Config)),
-            ("sitecustomize.py", Some(Reason::Config)),
-            ("Cargo.toml", Some(Reason::Config)),
-            ("build.rs", Some(Reason::Config)),
-            (".cargo/config.toml", Some(Reason::Config)),
-            ("a/package.json", Some(Reason::Config)),
-            ("jest.config.mjs", Some(Reason::Config)),
-            ("Makefile", Some(Reason::Config)),
-            ("Cargo.lock", Some(Reason::Lock)),
-            ("web/pnpm-lock.yaml", Some(Reason::Lock)),
-            (".github/workflows/ci.yml", Some(Reason::Ci)),
-            (".gitlab-ci.yml", Some(Reason::Ci)),
-            (".husky/pre-commit", Some(Reason::Ci)),
-            (".gitattributes", Some(Reason::Git)),
-            ("sub/.gitmodules", Some(Reason::Git)),
-            (".gitignore", Some(Reason::Git)),
-            ("a/.gitkeep", None),
-            ("AGENTS.md", Some(Reason::Agent)),
-            ("sub/claude.md", Some(Reason::Agent)),
-            (".cursor/rules/x", Some(Reason::Agent)),
-            (".vscode/settings.json", Some(Reason::Agent)),
-            ("src/package.rs", None),
-            ("docs/testing.md", None),
-            ("src/contest.py", None),
-        ];
-        for (path, reason) in cases {
-            assert_eq!(plain.is_protected(path), reason, "{path}");
+    fn tests_configuration_and_git_are_protected() {
+        let closed = guard(&[], &[]);
+        for path in [
+            "tests/a.rs",
+            "tests/new.rs",
+            "tests/data/x.json",
+            "src/x.test.ts",
+            "pkg/test_a.py",
+            "pkg/a_test.go",
+            "conftest.py",
+            "sub/conftest.py",
+            "CONFTEST.PY",
+            "sitecustomize.py",
+            "Cargo.toml",
+            "a/package.json",
+            "tsconfig.base.json",
+            "Dockerfile.dev",
+            "docker-compose.yml",
+            ".github/workflows/ci.yml",
+            "sub/.github/x.yml",
+            ".husky/pre-commit",
+            ".pre-commit-config.yaml",
+            ".gitattributes",
+            "sub/.gitmodules",
+            ".gitignore",
+            "Cargo.lock",
+            "AGENTS.md",
+            "sub/claude.md",
+            ".claude/x",
+            "jest.config.js",
+            "a/.git/config",
+            "a/.GIT/config",
+            ".cargo/config.toml",
+            "build.rs",
+            "MAKEFILE",
+        ] {
+            assert!(closed.protects(path).is_some(), "{path}");
         }
-        assert_eq!(
-            plain.base_paths(),
-            [
-                ".gitignore",
-                "Cargo.toml",
-                "src/price_test.go",
-                "sub/Cargo.toml",
-                "tests/data/x.json",
-                "tests/test_a.py",
-                "web/a.spec.ts"
-            ]
-        );
+        for path in [
+            "src/lib.rs",
+            "docs/readme.md",
+            "src/contest.rs",
+            "sub/Cargo.lock",
+            "src/latest.py",
+            "a/.gitkeep",
+            "docs/spec/x.md",
+            "src/testing.rs",
+        ] {
+            assert!(closed.protects(path).is_none(), "{path}: {:?}", closed.protects(path));
+        }
+        assert!(closed.protected_at_base().eq(["Cargo.lock", "Cargo.toml", "tests/a.rs", "web/yarn.lock"]));
     }
 
     #[test]
     fn the_plan_lifts_what_it_may() {
-        let open = protected(
-            &["tests/**", "**/*"],
-            &["Cargo.toml", ".gitignore", ".gitattributes", ".github/x.yml", "AGENTS.md", "web/a.spec.ts"],
-        );
-        for path in ["tests/test_a.py", "tests/data/x.json", "web/a.spec.ts", "Cargo.toml", "Cargo.lock", ".gitignore"]
-        {
-            assert_eq!(open.is_protected(path), None, "{path}");
+        let open = guard(&["tests/stock*.rs"], &["Cargo.toml", "tests/a.rs", ".gitattributes", ".github/x.yml"]);
+        assert!(open.protects("tests/stock.rs").is_none());
+        assert!(open.protects("tests/deep/stock.rs").is_some(), "`*` stays within a folder");
+        assert!(open.protects("Cargo.toml").is_none(), "the approved plan names it");
+        assert!(open.protects("Cargo.lock").is_none(), "it follows its manifest");
+        assert!(open.protects("web/yarn.lock").is_some(), "it does not follow another one");
+        assert!(open.protects(".github/x.yml").is_none() && open.protects(".github/y.yml").is_some());
+        assert!(open.protects("tests/a.rs").is_some(), "tests only through tests_may_change");
+        assert!(open.protects(".gitattributes").is_some(), "never");
+        // A glob for tests, however wide, lifts nothing but tests.
+        let wide = guard(&["**/*", "**"], &[]);
+        assert!(wide.protects("tests/a.rs").is_none() && wide.protects("a/b_test.go").is_none());
+        for path in ["tests/conftest.py", "Cargo.toml", ".github/x.yml", "AGENTS.md", ".gitignore", "Cargo.lock"] {
+            assert!(wide.protects(path).is_some(), "{path}");
         }
-        for path in
-            ["tests/conftest.py", "sub/Cargo.toml", ".gitattributes", ".github/x.yml", "AGENTS.md", "sub/Cargo.lock"]
-        {
-            assert!(open.is_protected(path).is_some(), "{path}");
-        }
-        // Naming a test in `files` is not the same as allowing it to change.
-        assert_eq!(protected(&[], &["web/a.spec.ts"]).is_protected("web/a.spec.ts"), Some(Reason::Test));
-        // `*` stays within a folder.
-        assert!(protected(&["tests/*"], &[]).is_protected("tests/data/x.json").is_some());
-        assert!(Protected::new([], &["a[".to_owned()], []).is_err());
+        let both = guard(&["tests/**"], &["tests/conftest.py"]);
+        assert!(both.protects("tests/conftest.py").is_none());
+        assert!(guard(&["a["], &[]).protects("tests/a.rs").is_some());
     }
 
     #[test]
-    fn tampering_is_seen_and_undone() {
+    fn whatever_stands_there_is_put_back() {
         let dir = tempfile::tempdir().expect("a folder");
-        let files = [
-            ("tests/a.py", "a"),
-            ("tests/deep/b.py", "b"),
-            ("Makefile", "m"),
-            ("src/x.py", "x"),
-            ("tests/run.sh", "r"),
-        ];
-        let base = MemoryTree::new(files);
-        let folder = Folder::open(dir.path(), files.iter().map(|(path, _)| (*path).to_owned())).expect("open");
-        for (path, text) in files {
-            folder.write(&RepoPath::parse(path).expect("a path"), text.as_bytes()).expect("written");
-        }
-        let guard = Protected::new(files.iter().map(|(path, _)| (*path).to_owned()), &[], []).expect("no globs");
-        let before = snapshot(&folder, &guard).expect("a snapshot");
-        assert!(before.changes(&snapshot(&folder, &guard).expect("a snapshot")).is_empty());
+        let (ws, out) = (dir.path().join("ws"), dir.path().join("out"));
+        fs::create_dir_all(ws.join("tests")).expect("made");
+        fs::create_dir(&out).expect("made");
+        fs::write(out.join("b.py"), "outside").expect("written");
+        let folder = Folder::open(&ws, []).expect("open");
+        let file = |bytes| AtBase::File { bytes, executable: false };
+        let back =
+            |path: &str, base| put_back(&folder, &RepoPath::parse(path).expect("a path"), base).expect("put back");
 
-        let at = |path: &str| dir.path().join(path);
-        fs::write(at("src/x.py"), "may change").expect("written");
-        fs::write(at("tests/a.py"), "weaker").expect("written");
-        fs::remove_dir_all(at("tests/deep")).expect("removed");
-        fs::create_dir(dir.path().join("elsewhere")).expect("made");
-        std::os::unix::fs::symlink("../elsewhere", at("tests/deep")).expect("linked");
-        fs::remove_file(at("Makefile")).expect("removed");
-        fs::create_dir(at("Makefile")).expect("made");
-        fs::write(at("tests/conftest.py"), "fake").expect("written");
-        // An ignore rule hides nothing.
-        fs::write(at(".gitignore"), "conftest.py\ntests\n").expect("written");
-        use std::os::unix::fs::PermissionsExt as _;
-        fs::set_permissions(at("tests/run.sh"), fs::Permissions::from_mode(0o755)).expect("mode");
+        // A folder became a link out, a file a folder, a link a file, a mode changed, something is new.
+        symlink(&out, ws.join("tests/deep")).expect("linked");
+        back("tests/deep/b.py", file(b"b"));
+        fs::create_dir_all(ws.join("Makefile/x")).expect("made");
+        back("Makefile", file(b"m"));
+        fs::write(ws.join("CLAUDE.md"), "obey").expect("written");
+        back("CLAUDE.md", AtBase::Link(b"AGENTS.md"));
+        fs::write(ws.join("run.sh"), "r").expect("written");
+        fs::set_permissions(ws.join("run.sh"), fs::Permissions::from_mode(0o644)).expect("mode");
+        back("run.sh", AtBase::File { bytes: b"r", executable: true });
+        fs::create_dir_all(ws.join("tests/conftest.py/x")).expect("made");
+        back("tests/conftest.py", AtBase::Nothing);
+        symlink(&out, ws.join("e2e")).expect("linked");
+        back("e2e/b.py", AtBase::Nothing);
 
-        let changes = before.changes(&snapshot(&folder, &guard).expect("a snapshot"));
-        let seen: Vec<&str> = changes.iter().map(|c| c.path.as_str()).collect();
-        assert_eq!(seen, ["Makefile", "tests/a.py", "tests/deep/b.py", "tests/run.sh", ".gitignore"]);
-        restore(&folder, &base, &changes).expect("restored");
-        // With the ignore rule gone the rest shows.
-        let changes = before.changes(&snapshot(&folder, &guard).expect("a snapshot"));
-        assert_eq!(
-            changes.iter().map(|c| (c.path.as_str(), c.what)).collect::<Vec<_>>(),
-            [("tests/conftest.py", Tampering::Added)]
-        );
-        restore(&folder, &base, &changes).expect("restored");
-        assert!(before.changes(&snapshot(&folder, &guard).expect("a snapshot")).is_empty());
-        assert_eq!(fs::read_to_string(at("src/x.py")).expect("read"), "may change");
-        assert_eq!(fs::read_dir(dir.path().join("elsewhere")).expect("a folder").count(), 0);
+        let text = |path: &str| fs::read_to_string(ws.join(path)).expect("read");
+        assert_eq!((text("tests/deep/b.py"), text("Makefile")), ("b".to_owned(), "m".to_owned()));
+        assert_eq!(fs::read_link(ws.join("CLAUDE.md")).expect("a link"), std::path::Path::new("AGENTS.md"));
+        assert_eq!(fs::metadata(ws.join("run.sh")).expect("there").permissions().mode() & 0o111, 0o111);
+        assert!(!ws.join("tests/conftest.py").exists());
+        assert_eq!(fs::read_to_string(out.join("b.py")).expect("read"), "outside");
     }
 }

@@ -4,7 +4,15 @@
 //! arguments. One fold ([`RunState::apply`](state::RunState::apply)) makes both live and recovered state.
 
 pub mod budget;
+pub mod event;
 pub mod failure;
+pub mod graph;
 pub mod id;
 pub mod plan;
+#[cfg(test)]
+pub(crate) mod properties;
+pub mod report;
+pub mod request;
+pub mod scheduler;
+pub mod state;
 pub mod time;

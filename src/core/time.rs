@@ -7,10 +7,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
-    /// This instant, `ms` milliseconds later.
+    /// The last instant that has a text form, at the end of the year 9999.
+    pub const MAX: Self = Self(253_402_207_200_000);
+
+    /// This instant, `ms` milliseconds later, at most [`Self::MAX`]: what is stored must be readable again.
     #[must_use]
     pub fn plus_ms(self, ms: u64) -> Self {
-        Self(self.0.saturating_add_unsigned(ms))
+        Self(self.0.saturating_add_unsigned(ms)).min(Self::MAX)
     }
 
     /// Milliseconds from `earlier` to this instant; 0 if `earlier` is later.
@@ -52,5 +55,7 @@ mod tests {
         let text = serde_json::to_string(&at).unwrap();
         assert_eq!(text, "\"2025-11-24T16:00:00.123Z\"");
         assert_eq!(serde_json::from_str::<Timestamp>(&text).unwrap(), at);
+        let last = serde_json::to_string(&at.plus_ms(u64::MAX)).unwrap();
+        assert_eq!(serde_json::from_str::<Timestamp>(&last).unwrap(), Timestamp::MAX);
     }
 }

@@ -1,1 +1,308 @@
-//! To come.
+//! The engine: drives runs from event to effect and back. It knows steps by their trait and the journal by its own;
+//! it does not know what a step does, nor who asks.
+
+mod clock;
+mod driver;
+mod lock;
+mod log;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::core::event::{Event, EventBody, QuestionKind, RunSpec};
+use crate::core::failure::Failure;
+use crate::core::graph::Graph;
+use crate::core::id::{RunId, StepId};
+use crate::core::report;
+use crate::core::request::{Refused, Request};
+use crate::core::state::{IllegalEvent, RunState};
+use crate::journal::{Acceptance, Journal, JournalError, Summary, Verdict};
+use crate::steps::{Equipment, Step, Stream};
+
+pub use clock::Clock;
+pub use driver::{Stopped, Until};
+pub use lock::{HomeLock, LockError};
+pub use log::Line;
+
+/// How often requests of other processes are looked for: soon enough to feel immediate, rare enough to cost nothing.
+const POSTED_POLL: Duration = Duration::from_millis(50);
+/// Notices that a slow listener may lag behind before it loses the oldest (it can read the journal).
+const FEED: usize = 4096;
+
+/// Something that listeners may show; the journal, not this, is the record.
+#[derive(Debug, Clone)]
+pub enum Notice {
+    /// An event was recorded.
+    Event {
+        /// Of which run.
+        run: RunId,
+        /// Which.
+        event: Arc<Event>,
+    },
+    /// A line for people.
+    Line {
+        /// Of which run.
+        run: RunId,
+        /// Of which step.
+        step: StepId,
+        /// Where it came from.
+        stream: Stream,
+        /// Masked and cleaned.
+        text: String,
+    },
+    /// The run stands still because the journal cannot be written.
+    Paused {
+        /// Which run.
+        run: RunId,
+        /// Why, and what to do.
+        why: String,
+    },
+}
+
+/// A step of a run, parsed and ready.
+pub struct PreparedStep {
+    /// What runs.
+    pub step: Box<dyn Step>,
+    /// The `if` expression.
+    pub condition: Option<String>,
+    /// The `env` templates.
+    pub env: Vec<(String, String)>,
+    /// The steps whose outputs its templates name; `None` where it may look at all that come before it.
+    pub references: Option<Vec<StepId>>,
+}
+
+/// A run's steps and what they share.
+pub struct Prepared {
+    /// By id.
+    pub steps: HashMap<StepId, PreparedStep>,
+    /// What they share.
+    pub equipment: Arc<Equipment>,
+}
+
+/// Turns what a run was accepted with into steps that can run; settings live behind it.
+pub trait Outfitter: Send + Sync {
+    /// Parses the stored pipeline and finds the equipment, or says what is missing.
+    fn outfit(&self, spec: &RunSpec) -> Result<Prepared, Failure>;
+}
+
+/// What the engine cannot do.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The journal failed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The journal's events do not fit together.
+    #[error("run {run} cannot be read from the journal")]
+    Illegal {
+        /// Which.
+        run: RunId,
+        /// Why.
+        source: IllegalEvent,
+    },
+    /// A run that is not there.
+    #[error("there is no run {0}")]
+    Unknown(RunId),
+    /// Somebody drives the run already.
+    #[error("run {0} is being driven already")]
+    Driven(RunId),
+    /// The run's folder cannot be made.
+    #[error("cannot make the folder {path} of the run")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The equipment is not there.
+    #[error("{}", .0.message)]
+    Outfit(Failure),
+}
+
+/// An answer to a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// It was recorded, and the run is being driven by this engine.
+    Driven,
+    /// It was recorded, and nobody drives the run.
+    Idle,
+    /// It was refused.
+    Refused(Refused),
+}
+
+pub(crate) struct Ask {
+    request: Request,
+    reply: oneshot::Sender<Result<(), Refused>>,
+}
+
+/// The engine of one home.
+pub struct Engine {
+    journal: Arc<dyn Journal>,
+    home: PathBuf,
+    outfitter: Arc<dyn Outfitter>,
+    clock: Clock,
+    feed: broadcast::Sender<Notice>,
+    driven: Mutex<HashMap<RunId, mpsc::Sender<Ask>>>,
+}
+
+impl Engine {
+    /// An engine over a journal; the caller holds the home's lock.
+    pub fn new(journal: Arc<dyn Journal>, home: PathBuf, outfitter: Arc<dyn Outfitter>, clock: Clock) -> Arc<Self> {
+        let (feed, _) = broadcast::channel(FEED);
+        Arc::new(Self { journal, home, outfitter, clock, feed, driven: Mutex::new(HashMap::new()) })
+    }
+
+    /// Everything that happens from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<Notice> {
+        self.feed.subscribe()
+    }
+
+    /// The folder of a run.
+    pub fn run_dir(&self, run: RunId) -> PathBuf {
+        self.home.join("runs").join(run.to_string())
+    }
+
+    /// Accepts a run: from the moment this returns, no crash loses it. A known key gives the run that has it.
+    pub async fn accept(&self, spec: RunSpec) -> Result<Acceptance, EngineError> {
+        let run = spec.task_id;
+        let first = Event { seq: 1, at: self.clock.now(), body: EventBody::Accepted(Box::new(spec)) };
+        let (graph, state) = RunState::accept(&first).map_err(|source| EngineError::Illegal { run, source })?;
+        let acceptance = self.journal.accept(first.clone(), summary(&graph, &state)).await?;
+        if acceptance == Acceptance::New {
+            self.publish(run, first);
+        }
+        Ok(acceptance)
+    }
+
+    /// Drives a run until it ends, or until a person is needed where `until` says so, or until `stop` fires.
+    pub async fn drive(
+        self: &Arc<Self>,
+        run: RunId,
+        until: Until,
+        stop: CancellationToken,
+    ) -> Result<Stopped, EngineError> {
+        let (sender, requests) = mpsc::channel(64);
+        {
+            let mut driven = self.driven.lock().expect("no holder of this lock can panic");
+            if driven.contains_key(&run) {
+                return Err(EngineError::Driven(run));
+            }
+            driven.insert(run, sender);
+        }
+        let result = driver::drive(self, run, requests, until, stop).await;
+        self.driven.lock().expect("no holder of this lock can panic").remove(&run);
+        result
+    }
+
+    /// A run's graph and state, from the journal.
+    pub async fn load(&self, run: RunId) -> Result<(Graph, RunState), EngineError> {
+        load(self.journal.as_ref(), run).await
+    }
+
+    /// Hands a request to whoever drives the run; if nobody does, decides and records it here.
+    pub async fn submit(&self, run: RunId, request: Request) -> Result<Answer, EngineError> {
+        let driver = self.driven.lock().expect("no holder of this lock can panic").get(&run).cloned();
+        if let Some(driver) = driver {
+            let (reply, answer) = oneshot::channel();
+            if driver.send(Ask { request: request.clone(), reply }).await.is_ok()
+                && let Ok(verdict) = answer.await
+            {
+                return Ok(verdict.map_or_else(Answer::Refused, |()| Answer::Driven));
+            }
+            // The driver left while we asked: decide here.
+        }
+        let (graph, mut state) = self.load(run).await?;
+        let body = match state.admit(&graph, request) {
+            Ok(body) => body,
+            Err(refused) => return Ok(Answer::Refused(refused)),
+        };
+        let at = self.clock.now().max(state.updated_at());
+        let mut events = Vec::new();
+        // Nothing ran since the last event: the time between must not count.
+        let bodies = [(state.ending().is_none()).then_some(EventBody::Resumed {}), Some(body)];
+        for body in bodies.into_iter().flatten() {
+            let event = Event { seq: state.seq() + 1, at, body };
+            state.apply(&graph, &event).map_err(|source| EngineError::Illegal { run, source })?;
+            events.push(event);
+        }
+        self.journal.append(run, events.clone(), summary(&graph, &state)).await?;
+        for event in events {
+            self.publish(run, event);
+        }
+        Ok(Answer::Idle)
+    }
+
+    /// Answers what other processes asked through the journal, until `stop` fires.
+    pub async fn serve_posted(self: Arc<Self>, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            match self.journal.posted().await {
+                Ok(posted) => {
+                    for asked in posted {
+                        let verdict = match self.submit(asked.run, asked.request).await {
+                            Ok(Answer::Driven | Answer::Idle) => Verdict::Recorded,
+                            Ok(Answer::Refused(refused)) => Verdict::Refused(refused),
+                            Err(error) => {
+                                Verdict::Refused(Refused { code: "engine".to_owned(), message: error.to_string() })
+                            }
+                        };
+                        if let Err(error) = self.journal.judge(asked.id, verdict).await {
+                            tracing::warn!(%error, "cannot answer a posted request");
+                        }
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "cannot look for posted requests"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(POSTED_POLL) => {}
+            }
+        }
+    }
+
+    fn publish(&self, run: RunId, event: Event) {
+        // Nobody may be listening.
+        let _ = self.feed.send(Notice::Event { run, event: Arc::new(event) });
+    }
+}
+
+/// A run's graph and state, from a journal.
+pub async fn load(journal: &dyn Journal, run: RunId) -> Result<(Graph, RunState), EngineError> {
+    let events = journal.events(run, 0).await?;
+    if events.is_empty() {
+        return Err(EngineError::Unknown(run));
+    }
+    RunState::replay(&events).map_err(|source| EngineError::Illegal { run, source })
+}
+
+fn summary(graph: &Graph, state: &RunState) -> Summary {
+    let spec = state.spec();
+    let waiting = state.waiting().next().filter(|_| !state.going_back());
+    Summary {
+        status: state.status(graph).as_str().to_owned(),
+        pipeline: spec.pipeline.clone(),
+        repo: spec.repo.clone(),
+        task: spec.task.clone(),
+        waiting_for: waiting.map(|(_, question)| {
+            let kind = match question.kind {
+                QuestionKind::Approval => "approval",
+                QuestionKind::Answer => "answer",
+                QuestionKind::Budget => "budget",
+            };
+            kind.to_owned()
+        }),
+        ended: state.ending().is_some(),
+    }
+}
+
+/// The run's document of the contract, from a journal.
+pub async fn document(journal: &dyn Journal, run: RunId) -> Result<Value, EngineError> {
+    let (graph, state) = load(journal, run).await?;
+    Ok(report::document(&graph, &state))
+}
+
+type Outputs = BTreeMap<StepId, crate::steps::Produced>;

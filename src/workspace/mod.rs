@@ -1,1 +1,103 @@
-//! To come.
+//! Everything git: bare clones of the configured repositories, a run's workspace, snapshots of it, commits, the push.
+//!
+//! The workspace that a sandbox writes is plain files with no `.git`; the git dir stands beside it, holds nothing that the
+//! sandbox could write, and is ours: its config is written here, its objects come through alternates from the bare clone.
+//! `git2` reads and writes objects; the system's `git` speaks to remotes, with an environment and options of our own.
+//! Every function blocks. Nothing here knows runs, steps, plans or prompts, reads the environment, or asks the wall clock.
+//!
+//! | file | is |
+//! | --- | --- |
+//! | `error` | what can go wrong, with hints |
+//! | `git` | the one place that starts the system's `git` |
+//! | `remote` | a repository's address, taken apart; credentials kept out of sight |
+//! | `listing` | what branches a remote has now |
+//! | `store` | bare clones under `repos/`, and which commit a run starts from |
+//! | `tree` | read-only view of a commit, for a planner |
+//! | `folder` | file access that never follows a link |
+//! | `ignored` | `.gitignore` rules |
+//! | `worktree` | a run's git dir and workspace; commits |
+//! | `snapshot` | workspace → tree, tree → workspace |
+//! | `diff` | patch, diffstat, changed paths |
+//! | `protect`, `slug` | names of branches, and which of them are never pushed |
+//! | `push` | the push broker |
+//! | `links` | pages on a forge, computed offline |
+
+mod diff;
+mod error;
+mod folder;
+mod git;
+mod ignored;
+mod links;
+mod listing;
+mod protect;
+mod push;
+mod remote;
+mod slug;
+mod snapshot;
+mod store;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod worktree;
+
+pub use diff::{Change, ChangedFile, DiffStat, Patch};
+pub use error::{Error, Result};
+pub use git::{Credentials, Git, MINIMUM_GIT, Patience};
+pub use links::{LinkTemplate, Links, links};
+pub use protect::{BranchName, Protection};
+pub use push::{PushOrder, Pushed, push};
+pub use remote::Remote;
+pub use slug::slug;
+pub use snapshot::{LeftOut, Snapshot, Why};
+pub use store::{Base, Store, store_key};
+pub use tree::{Content, FileKind, LogEntry, TreeFile, TreeView};
+pub use worktree::{Author, NewCommit, Worktree};
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! object_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(pub(in crate::workspace) git2::Oid);
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = Error;
+            /// Takes 40 hex digits, nothing shorter.
+            fn from_str(text: &str) -> Result<Self> {
+                let whole = text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit());
+                let id = if whole { git2::Oid::from_str(text).ok() } else { None };
+                id.map(Self).ok_or_else(|| Error::BadId { text: text.chars().take(60).collect() })
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = Error;
+            fn try_from(text: String) -> Result<Self> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.to_string()
+            }
+        }
+    };
+}
+
+object_id! {
+    /// The id of a commit; its text form is 40 hex digits.
+    CommitId
+}
+object_id! {
+    /// The id of a tree, for instance of a snapshot; its text form is 40 hex digits.
+    TreeId
+}

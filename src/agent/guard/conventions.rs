@@ -6,11 +6,27 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::Reason;
 use crate::agent::files::is_git_name;
 
+/// What a path configures, wherever it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sort {
+    /// Tests or the build.
+    Config,
+    /// Which versions of dependencies are used.
+    Lock,
+    /// What runs after a push, or on a commit.
+    Ci,
+    /// Git itself.
+    Git,
+    /// What is committed.
+    Ignore,
+    /// Agents and editors.
+    Agent,
+}
+
 /// Whether a path is a test, or data of tests, by convention.
-pub fn is_test_path(path: &str) -> bool {
+pub fn is_test(path: &str) -> bool {
     static FILE: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(
             r"(?x)
@@ -38,13 +54,13 @@ pub fn is_test_path(path: &str) -> bool {
     in_tests || FILE.is_match(&lower) || CAPITAL.is_match(name)
 }
 
-/// Why a path is protected wherever it stands, new or not; tests are another matter.
-pub fn config(path: &str) -> Option<Reason> {
+/// What a path configures; tests are another matter.
+pub fn sort(path: &str) -> Option<Sort> {
     let lower = path.to_ascii_lowercase();
     let (folders, name) = split(&lower);
     let in_folder = |names: &[&str]| folders.iter().any(|folder| names.contains(folder));
     if lower.split('/').any(is_git_name) {
-        return Some(Reason::Git);
+        return Some(Sort::Git);
     }
     let ci = [
         ".github",
@@ -77,10 +93,13 @@ pub fn config(path: &str) -> Option<Reason> {
         || ci_names.contains(&name)
         || [".gitlab-ci", "azure-pipelines", "jenkinsfile"].iter().any(|start| name.starts_with(start))
     {
-        return Some(Reason::Ci);
+        return Some(Sort::Ci);
+    }
+    if name == ".gitignore" {
+        return Some(Sort::Ignore);
     }
     if name.starts_with(".git") && name != ".gitkeep" {
-        return Some(Reason::Git);
+        return Some(Sort::Git);
     }
     let agents = [
         ".cursor",
@@ -112,7 +131,7 @@ pub fn config(path: &str) -> Option<Reason> {
         ".rules",
     ];
     if in_folder(&agents) || agent_names.contains(&name) || name.starts_with(".aider") {
-        return Some(Reason::Agent);
+        return Some(Sort::Agent);
     }
     let locks = [
         "cargo.lock",
@@ -138,10 +157,10 @@ pub fn config(path: &str) -> Option<Reason> {
         "pubspec.lock",
     ];
     if locks.contains(&name) {
-        return Some(Reason::Lock);
+        return Some(Sort::Lock);
     }
     (is_manifest(path) || is_test_or_build_config(name) || in_folder(&[".cargo", ".devcontainer", ".mvn", ".yarn"]))
-        .then_some(Reason::Config)
+        .then_some(Sort::Config)
 }
 
 /// Whether a path is a manifest, which a lock file follows.
@@ -309,7 +328,7 @@ mod tests {
             "lib/PriceTest.php",
             "a.cy.ts",
         ] {
-            assert!(is_test_path(path), "{path}");
+            assert!(is_test(path), "{path}");
         }
         for path in [
             "src/a.py",
@@ -322,7 +341,7 @@ mod tests {
             "src/protest/x.py",
             "src/inspect.js",
         ] {
-            assert!(!is_test_path(path), "{path}");
+            assert!(!is_test(path), "{path}");
         }
     }
 
@@ -341,7 +360,7 @@ mod tests {
             "rules.mk",
             "evil.pth",
         ] {
-            assert_eq!(config(path), Some(Reason::Config), "{path}");
+            assert_eq!(sort(path), Some(Sort::Config), "{path}");
         }
         for path in [
             "src/compose.py",
@@ -352,8 +371,8 @@ mod tests {
             "src/setup.rs",
             "Makefile.md/x",
         ] {
-            assert_eq!(config(path), None, "{path}");
+            assert_eq!(sort(path), None, "{path}");
         }
-        assert_eq!(config("a/.GIT/config"), Some(Reason::Git));
+        assert_eq!(sort("a/.GIT/config"), Some(Sort::Git));
     }
 }

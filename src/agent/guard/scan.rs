@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
-use super::conventions::is_test_path;
+use super::conventions::{is_test, sort};
 
 /// The most findings of one diff.
 const FINDINGS: usize = 200;
@@ -25,7 +25,7 @@ pub struct Finding {
     /// The line, from 1: in the new file, or in the old one for what was removed.
     pub line: usize,
     /// What it looks like.
-    pub kind: FindingKind,
+    pub code: FindingKind,
     /// The line, trimmed and cut.
     pub text: String,
 }
@@ -168,7 +168,7 @@ pub fn scan_diff(patch: &str) -> Vec<Finding> {
                 old_path = patch_path(rest);
             } else if let Some(rest) = line.strip_prefix("+++ ") {
                 path = patch_path(rest);
-                if path == "/dev/null" && is_test_path(&old_path) {
+                if path == "/dev/null" && is_test(&old_path) {
                     findings.push(finding(&old_path, 1, FindingKind::TestRemoved, "the file is deleted"));
                 }
                 if path == "/dev/null" {
@@ -182,7 +182,7 @@ pub fn scan_diff(patch: &str) -> Vec<Finding> {
         }
         let (mark, text) = line.split_at_checked(1).unwrap_or((" ", ""));
         let text = &text[..text.floor_char_boundary(LINE)];
-        let relevant = is_test_path(&path) || path.ends_with(".rs");
+        let relevant = is_test(&path) || path.ends_with(".rs");
         match mark {
             "-" => {
                 old_left = old_left.saturating_sub(1);
@@ -245,7 +245,7 @@ fn added(path: &str, text: &str, equality: &mut usize) -> Vec<FindingKind> {
     if SKIP.is_match(text) {
         kinds.push(FindingKind::Skip);
     }
-    if !is_test_path(path) {
+    if !is_test(path) {
         if FRAMEWORK.is_match(text) {
             kinds.push(FindingKind::FrameworkTouched);
         }
@@ -267,7 +267,7 @@ fn added(path: &str, text: &str, equality: &mut usize) -> Vec<FindingKind> {
             *equality = 0;
         }
     }
-    if super::conventions::config(path).is_some() && CONFIG.is_match(text) {
+    if sort(path).is_some() && CONFIG.is_match(text) {
         kinds.push(FindingKind::ConfigWeakened);
     }
     kinds
@@ -275,7 +275,7 @@ fn added(path: &str, text: &str, equality: &mut usize) -> Vec<FindingKind> {
 
 fn finding(path: &str, line: usize, kind: FindingKind, text: &str) -> Finding {
     let text: String = text.trim().chars().filter(|c| !c.is_control()).take(SHOWN).collect();
-    Finding { path: path.to_owned(), line, kind, text }
+    Finding { code: kind, path: path.to_owned(), line, text }
 }
 
 /// The path of a `---` or `+++` line, without git's `a/` or `b/`.
@@ -308,7 +308,7 @@ mod tests {
     }
 
     fn kinds(path: &str, removed: &[&str], added: &[&str]) -> Vec<FindingKind> {
-        scan_diff(&patch(path, removed, added)).into_iter().map(|f| f.kind).collect()
+        scan_diff(&patch(path, removed, added)).into_iter().map(|f| f.code).collect()
     }
 
     #[test]
@@ -347,7 +347,7 @@ mod tests {
         let found = scan_diff(&patch("tests/test_a.py", &[], &["x = 1", "pytest.skip('no')"]));
         assert_eq!((found[0].line, found[0].text.as_str()), (12, "pytest.skip('no')"));
         let deleted = "--- a/tests/test_a.py\n+++ /dev/null\n@@ -1,1 +0,0 @@\n-def test_a(): pass\n";
-        assert_eq!(scan_diff(deleted)[0].kind, FindingKind::TestRemoved);
+        assert_eq!(scan_diff(deleted)[0].code, FindingKind::TestRemoved);
     }
 
     #[test]

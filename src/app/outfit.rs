@@ -1,0 +1,263 @@
+//! What a run works with, put together from settings: repository, sandbox, models, prompts, steps. Secrets are read here and
+//! handed to whoever sends them; they go nowhere else.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::agent::talk::Store;
+use crate::config::{self, Config, SandboxType};
+use crate::core::event::{CassetteUse, RunSpec};
+use crate::core::failure::Failure;
+use crate::core::id::StepId;
+use crate::core::time::Timestamp;
+use crate::engine::{Clock, Outfitter, Prepared, PreparedStep};
+use crate::journal::Journal;
+use crate::pipeline::{self, Pipeline};
+use crate::prompts::Prompts;
+use crate::providers::cassette::{Cassette, Recording};
+use crate::providers::client::http_transport;
+use crate::providers::endpoint::Endpoint;
+use crate::providers::{Client, ModelTable, Transport, provider};
+use crate::sandboxes::{self, Network, Sandbox, SandboxKind, Settings as SandboxSettings, Supervisor, Surroundings};
+use crate::secrets::Masker;
+use crate::steps::models::Clients;
+use crate::steps::repo::Repo;
+use crate::steps::{Equipment, kind};
+use crate::workspace::{Author, Credentials, Git, LinkTemplate, Remote, store_key};
+use crate::yaml;
+
+/// Which step types call which role's model.
+const CALLS: &[(&str, &str)] = &[("plan", "planner"), ("execute-loop", "executor")];
+
+/// Puts the equipment of runs together.
+pub struct Shop {
+    /// The home.
+    pub home: PathBuf,
+    /// devo.yaml.
+    pub config: Arc<Config>,
+    /// Known secrets; all runs share them.
+    pub masker: Masker,
+    /// For artifacts.
+    pub journal: Arc<dyn Journal>,
+    /// For prices, which change on dates.
+    pub clock: Clock,
+}
+
+/// Artifacts of the journal as the agent loops see them.
+struct Artifacts(Arc<dyn Journal>);
+
+#[async_trait]
+impl Store for Artifacts {
+    async fn put(&self, bytes: Vec<u8>) -> Result<String, Failure> {
+        self.0.put_artifact(bytes).await.map_err(|error| error.to_failure())
+    }
+
+    async fn get(&self, hash: &str) -> Result<Vec<u8>, Failure> {
+        self.0.artifact(hash).await.map_err(|error| error.to_failure())
+    }
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+impl Shop {
+    /// The roles whose models a pipeline calls.
+    pub fn roles_of(pipeline: &Pipeline) -> impl Iterator<Item = &'static str> + '_ {
+        CALLS.iter().filter(|(kind, _)| pipeline.uses(kind)).map(|(_, role)| *role)
+    }
+
+    /// The repository that a task names.
+    pub fn repo(&self, name: &str) -> Result<Repo, Failure> {
+        let git = self.git()?;
+        let found = self.config.repos.get(name);
+        let (key, url, repo) = match found {
+            Some(repo) => (name.to_owned(), repo.url.as_str(), Some(repo)),
+            None if self.config.allow_paths && (name.contains('/') || name.contains(':')) => {
+                (String::new(), name, None)
+            }
+            None => return Err(self.unknown_repo(name)),
+        };
+        let remote = Remote::parse(url, &self.home).map_err(|error| error.to_failure())?;
+        if let Some(password) = remote.password() {
+            self.masker.add(password);
+        }
+        let key = if key.is_empty() { store_key(&remote) } else { key };
+        let credentials = Credentials {
+            token: None,
+            ssh_auth_sock: environment("SSH_AUTH_SOCK").map(PathBuf::from),
+            ..Credentials::default()
+        };
+        let links = self.config.links.iter().find(|(host, _)| remote.shown().contains(host.as_str()));
+        Ok(Repo {
+            key,
+            base: repo.and_then(|repo| repo.base.clone()),
+            protected: repo.map_or_else(Vec::new, |repo| repo.protected.clone()),
+            checks: repo.map_or_else(Vec::new, |repo| repo.checks.clone().into_iter().collect()),
+            author: Author { name: self.config.git.author.name.clone(), email: self.config.git.author.email.clone() },
+            links: links.map(|(_, link)| LinkTemplate {
+                branch: Some(link.branch.clone()),
+                compare: Some(link.compare.clone()),
+            }),
+            credentials,
+            remote,
+            git,
+            home: self.home.clone(),
+        })
+    }
+
+    fn unknown_repo(&self, name: &str) -> Failure {
+        let known: Vec<&str> = self.config.repos.keys().map(String::as_str).collect();
+        let hint = match yaml::nearest(name, known.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if known.is_empty() => format!("devo.yaml lists no repositories: add `repos: {{{name}: {{url: …}}}}`"),
+            None => format!("known: {}; add it to devo.yaml under `repos`", known.join(", ")),
+        };
+        Failure::terminal("unknown_repo", format!("devo.yaml has no repository `{name}`")).hint(hint)
+    }
+
+    fn git(&self) -> Result<Git, Failure> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        Git::find(&path, &self.home.join("repos").join(".git-home")).map_err(|error| error.to_failure())
+    }
+
+    /// The sandbox settings of a repository, or of pipelines without one.
+    fn sandbox_of(&self, repo: Option<&str>) -> (&config::Sandbox, &'static str) {
+        let own = repo.and_then(|name| self.config.repos.get(name)).and_then(|repo| repo.sandbox.as_ref());
+        let chosen = own.unwrap_or(&self.config.sandbox);
+        (chosen, chosen.kind.name())
+    }
+
+    /// The name of the sandbox that a run would use.
+    pub fn sandbox_name(&self, repo: Option<&str>) -> &'static str {
+        self.sandbox_of(repo).1
+    }
+
+    /// The sandbox of a run: the one that it was accepted with, so that a resumed run is never less confined.
+    pub fn sandbox(&self, name: &str, repo: Option<&str>) -> Result<Arc<dyn Sandbox>, Failure> {
+        let (settings, configured) = self.sandbox_of(repo);
+        let kind: SandboxKind = name.parse().map_err(|error| crate::steps::sandbox_failure(&error))?;
+        let mut own = SandboxSettings::new(Supervisor::this_program(), &Surroundings::from_env());
+        own.read = settings.read.clone();
+        own.hide = vec![self.home.clone()];
+        if settings.kind == SandboxType::Host && configured == name {
+            own.host_allowed = Some("devo.yaml says `sandbox: {type: host}`".to_owned());
+        }
+        sandboxes::open(kind, &own).map_err(|error| crate::steps::sandbox_failure(&error))
+    }
+
+    /// A role's model over the network, or over a cassette.
+    pub fn client(&self, role: &'static str, cassettes: &Cassettes, now: Timestamp) -> Result<Client, Failure> {
+        let Some(chosen) = self.config.role(role) else {
+            return Err(Failure::terminal("no_role", format!("there is no role `{role}`")));
+        };
+        let named = |code: &str, message: String, hint: String| {
+            Failure::terminal(code, format!("role `{role}`: {message}")).hint(hint)
+        };
+        let adapter =
+            provider(&chosen.provider).map_err(|error| named("unknown_provider", error.to_string(), error.hint()))?;
+        let table = ModelTable::builtin().with_overrides(self.config.prices.clone(), self.config.models.clone());
+        let card = table
+            .card(&chosen.provider, &chosen.model, now)
+            .map_err(|error| named("unknown_model", error.to_string(), error.hint()))?;
+        let transport: Arc<dyn Transport> = match cassettes {
+            Cassettes::Replay(cassette) => Arc::new(cassette.replay(role, adapter)),
+            Cassettes::None | Cassettes::Record(_) => {
+                let endpoint = Endpoint::from_env(adapter, &environment)
+                    .map_err(|error| named("endpoint", error.to_string(), error.hint()))?;
+                let http = http_transport(adapter, &endpoint, &self.masker).map_err(|error| {
+                    let failure = error.to_failure();
+                    Failure { message: format!("role `{role}`: {}", failure.message), ..failure }
+                })?;
+                match cassettes {
+                    Cassettes::Record(recording) => Arc::new(recording.record(role, adapter, http)),
+                    _ => http,
+                }
+            }
+        };
+        Ok(Client::new(adapter, card, transport).masker(self.masker.clone()))
+    }
+
+    /// Opens the cassette that a run uses.
+    pub fn cassettes(&self, spec: &RunSpec) -> Result<Cassettes, Failure> {
+        let failed = |error: crate::providers::cassette::CassetteError| {
+            Failure::terminal("cassette", error.to_string()).hint(error.hint())
+        };
+        Ok(match &spec.cassette {
+            None => Cassettes::None,
+            Some(CassetteUse::Replay(path)) => {
+                Cassettes::Replay(Arc::new(Cassette::open(Path::new(path)).map_err(failed)?))
+            }
+            Some(CassetteUse::Record(path)) => {
+                let recording =
+                    Recording::open(Path::new(path), spec.task_id, None, self.masker.clone()).map_err(failed)?;
+                Cassettes::Record(Arc::new(recording))
+            }
+        })
+    }
+
+    /// Everything that the steps of a run share.
+    pub fn equipment(&self, spec: &RunSpec, pipeline: &Pipeline) -> Result<Equipment, Failure> {
+        let cassettes = self.cassettes(spec)?;
+        let now = self.clock.now();
+        let clients: Clients =
+            Self::roles_of(pipeline).map(|role| (role, self.client(role, &cassettes, now).map(Arc::new))).collect();
+        let repo = spec.repo.as_deref().map(|name| self.repo(name)).transpose()?;
+        let all = |repo: &config::Repo| repo.network == ["*"];
+        let network = spec.repo.as_ref().and_then(|name| self.config.repos.get(name)).is_some_and(all);
+        Ok(Equipment {
+            masker: self.masker.clone(),
+            sandbox: self.sandbox(&spec.sandbox, spec.repo.as_deref())?,
+            network: if network { Network::Full } else { Network::None },
+            repo,
+            clients,
+            prompts: Prompts::of_home(&self.home),
+            artifacts: Arc::new(Artifacts(self.journal.clone())),
+        })
+    }
+}
+
+/// The cassette of a run, opened.
+pub enum Cassettes {
+    /// None.
+    None,
+    /// Calls are answered from it.
+    Replay(Arc<Cassette>),
+    /// Calls are made and recorded.
+    Record(Arc<Recording>),
+}
+
+impl Outfitter for Shop {
+    fn outfit(&self, spec: &RunSpec) -> Result<Prepared, Failure> {
+        let pipeline = stored_pipeline(spec)?;
+        let equipment = Arc::new(self.equipment(spec, &pipeline)?);
+        let mut steps = HashMap::new();
+        for step in &pipeline.steps {
+            let kind = kind(&step.kind).ok_or_else(|| {
+                Failure::terminal("unknown_type", format!("step `{}`: no type `{}`", step.id, step.kind))
+            })?;
+            let built = (kind.build)(&step.spec)
+                .map_err(|error| Failure::terminal("bad_step", format!("step `{}`: {error}", step.id)))?;
+            // Types without templates of their own look at what comes before them by type.
+            let references: Option<Vec<StepId>> =
+                (step.kind == "shell").then(|| step.references.iter().cloned().collect());
+            let prepared =
+                PreparedStep { step: built, condition: step.condition.clone(), env: step.env.clone(), references };
+            steps.insert(step.id.clone(), prepared);
+        }
+        Ok(Prepared { steps, equipment })
+    }
+}
+
+/// The pipeline that a run was accepted with.
+pub fn stored_pipeline(spec: &RunSpec) -> Result<Pipeline, Failure> {
+    let name = format!("{}.yaml", spec.pipeline);
+    let read = yaml::parse(&name, &spec.pipeline_text).and_then(|document| pipeline::read(&document));
+    read.map_err(|wrong| {
+        let text = yaml::render(&wrong, &spec.pipeline_text, false);
+        Failure::terminal("bad_pipeline", format!("the stored pipeline cannot be read by this version:\n{text}"))
+    })
+}

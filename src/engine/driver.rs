@@ -1,0 +1,521 @@
+//! One run's loop: what is due is recorded, then performed; what was performed is recorded, then followed up.
+//!
+//! `stage` folds events into the state, `flush` makes them durable, and only then is anything performed or published.
+//! A tick's events share one transaction, so that a step's end and the next one's start cost one fsync.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::json;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::log::RunLog;
+use super::{Ask, Engine, EngineError, Notice, Outputs, Prepared, load, summary};
+use crate::core::budget::{Usage, Usd};
+use crate::core::event::{Event, EventBody, Question, QuestionKind, RunSpec};
+use crate::core::failure::Failure;
+use crate::core::graph::{Graph, StepIndex};
+use crate::core::id::{RunId, StepId};
+use crate::core::scheduler::{Effect, due, wake_at};
+use crate::core::state::{Phase, RunState};
+use crate::core::time::Timestamp;
+use crate::journal::JournalError;
+use crate::steps::{CallIntent, Context, Ledger, Log as _, NoCall, Outcome, Produced, Stream, Turn, template_context};
+
+/// How long running steps may take to stop when the engine is told to.
+const GRACE: Duration = Duration::from_secs(10);
+/// Between tries to write to a journal that is full or busy.
+const JOURNAL_RETRY: Duration = Duration::from_secs(2);
+/// A step's output above this is refused: it belongs in an artifact.
+const OUTPUT_MAX: usize = 512 * 1024;
+
+/// How long a run is driven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Until it ends.
+    Ended,
+    /// Until it ends or only a person can take it further.
+    PersonNeeded,
+}
+
+/// Why driving stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// The run ended.
+    Ended,
+    /// A person is needed.
+    PersonNeeded,
+    /// The engine was told to stop; the run can be resumed.
+    Interrupted,
+}
+
+/// Why a running step is being stopped.
+#[derive(Debug, Clone, Copy)]
+enum Why {
+    Cancel(&'static str),
+    TimeOut,
+    Shutdown,
+}
+
+struct Live {
+    token: CancellationToken,
+    why: Option<Why>,
+}
+
+enum Money {
+    Begin { step: StepId, intent: CallIntent, reply: oneshot::Sender<Result<u32, NoCall>> },
+    End { step: StepId, call: u32, usage: Usage, usd: Usd, error: Option<String>, reply: oneshot::Sender<()> },
+}
+
+struct Driver<'e> {
+    engine: &'e Engine,
+    run: RunId,
+    spec: Arc<RunSpec>,
+    graph: Graph,
+    state: RunState,
+    prepared: Arc<Prepared>,
+    log: Arc<RunLog>,
+    tasks: JoinSet<(StepIndex, Outcome)>,
+    indices: HashMap<tokio::task::Id, StepIndex>,
+    live: HashMap<StepIndex, Live>,
+    money: mpsc::Sender<Money>,
+    staged: Vec<Event>,
+    stop: CancellationToken,
+}
+
+/// Drives a run; see [`Engine::drive`].
+pub(super) async fn drive(
+    engine: &Engine,
+    run: RunId,
+    mut requests: mpsc::Receiver<Ask>,
+    until: Until,
+    stop: CancellationToken,
+) -> Result<Stopped, EngineError> {
+    let (graph, state) = load(engine.journal.as_ref(), run).await?;
+    if state.ending().is_some() {
+        return Ok(Stopped::Ended);
+    }
+    let spec = Arc::new(state.spec().clone());
+    let prepared = Arc::new(engine.outfitter.outfit(&spec).map_err(EngineError::Outfit)?);
+    let dir = engine.run_dir(run);
+    let logs = dir.join("logs");
+    std::fs::create_dir_all(&logs).map_err(|source| EngineError::Folder { path: logs.clone(), source })?;
+    let log = Arc::new(RunLog {
+        run,
+        dir: logs,
+        masker: prepared.equipment.masker.clone(),
+        clock: engine.clock,
+        feed: engine.feed.clone(),
+        files: Mutex::new(HashMap::new()),
+    });
+    let (money, mut asked) = mpsc::channel(64);
+    let mut driver = Driver {
+        engine,
+        run,
+        spec,
+        graph,
+        state,
+        prepared,
+        log,
+        tasks: JoinSet::new(),
+        indices: HashMap::new(),
+        live: HashMap::new(),
+        money,
+        staged: Vec::new(),
+        stop,
+    };
+    driver.take_up()?;
+    loop {
+        let starts = driver.plan_tick()?;
+        driver.flush().await?;
+        for at in starts {
+            driver.perform(at);
+        }
+        if driver.state.ending().is_some() {
+            return Ok(Stopped::Ended);
+        }
+        let stopping = driver.stop.is_cancelled();
+        if driver.live.is_empty() {
+            if stopping {
+                return Ok(Stopped::Interrupted);
+            }
+            let only_people =
+                wake_at(&driver.graph, &driver.state).is_none() && driver.state.waiting().next().is_some();
+            if only_people && until == Until::PersonNeeded {
+                return Ok(Stopped::PersonNeeded);
+            }
+        }
+        let wake = wake_at(&driver.graph, &driver.state).map(|at| {
+            let ms = at.since(driver.now());
+            Duration::from_millis(ms)
+        });
+        tokio::select! {
+            Some(joined) = driver.tasks.join_next_with_id() => {
+                driver.ended(joined)?;
+                // What ended meanwhile shares the transaction.
+                while let Some(joined) = driver.tasks.try_join_next_with_id() {
+                    driver.ended(joined)?;
+                }
+            }
+            Some(money) = asked.recv() => driver.settle(money).await?,
+            Some(ask) = requests.recv() => driver.request(ask).await?,
+            () = tokio::time::sleep(wake.unwrap_or(Duration::MAX)), if wake.is_some() => {}
+            () = driver.stop.cancelled(), if !stopping => driver.shut_down(),
+        }
+    }
+}
+
+impl Driver<'_> {
+    /// Never before the last event: another machine's or an earlier boot's clock may have been ahead.
+    fn now(&self) -> Timestamp {
+        self.engine.clock.now().max(self.state.updated_at())
+    }
+
+    fn stage(&mut self, body: EventBody) -> Result<(), EngineError> {
+        let event = Event { seq: self.state.seq() + 1, at: self.now(), body };
+        self.state.apply(&self.graph, &event).map_err(|source| EngineError::Illegal { run: self.run, source })?;
+        self.staged.push(event);
+        Ok(())
+    }
+
+    /// Makes what was staged durable, then tells of it. A full or busy journal pauses the run instead of losing it.
+    async fn flush(&mut self) -> Result<(), EngineError> {
+        if self.staged.is_empty() {
+            return Ok(());
+        }
+        let mut told = false;
+        loop {
+            let summary = summary(&self.graph, &self.state);
+            match self.engine.journal.append(self.run, self.staged.clone(), summary).await {
+                Ok(()) => break,
+                Err(error @ (JournalError::Full { .. } | JournalError::Busy { .. })) if !self.stop.is_cancelled() => {
+                    if !std::mem::replace(&mut told, true) {
+                        let why = format!("{error}; {}", error.hint().unwrap_or_default());
+                        let _ = self.engine.feed.send(Notice::Paused { run: self.run, why });
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(JOURNAL_RETRY) => {}
+                        () = self.stop.cancelled() => {}
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for event in self.staged.drain(..) {
+            self.engine.publish(self.run, event);
+        }
+        Ok(())
+    }
+
+    /// Takes over from whoever drove the run before.
+    fn take_up(&mut self) -> Result<(), EngineError> {
+        if self.state.seq() == 1 {
+            return Ok(());
+        }
+        self.stage(EventBody::Resumed {})?;
+        for at in self.state.running().collect::<Vec<_>>() {
+            let body = self.state.interrupted(&self.graph, at);
+            self.stage(body)?;
+        }
+        Ok(())
+    }
+
+    /// Stages the intent of everything that is due; the steps to perform come back.
+    fn plan_tick(&mut self) -> Result<Vec<StepIndex>, EngineError> {
+        let mut starts = Vec::new();
+        loop {
+            let mut moved = false;
+            for effect in due(&self.graph, &self.state, self.now()) {
+                match effect {
+                    Effect::Start(_) | Effect::Forbid(_) if self.stop.is_cancelled() => {}
+                    Effect::Start(at) => {
+                        let (attempt, round, turn) = self.state.next_start(at);
+                        let step = self.graph.node(at).id.clone();
+                        self.stage(EventBody::StepStarted { step, attempt, round, turn })?;
+                        starts.push(at);
+                    }
+                    Effect::Forbid(at) => {
+                        let step = self.graph.node(at).id.clone();
+                        let error = Failure::terminal("not_approved", "the current plan has not been approved")
+                            .hint("only `devo approve RUN` lets this step start");
+                        self.stage(EventBody::StepFailed { step, error })?;
+                        moved = true;
+                    }
+                    Effect::Cancel(at, reason) => self.halt(at, Why::Cancel(reason)),
+                    Effect::TimeOut(at) => self.halt(at, Why::TimeOut),
+                    Effect::Rewind { from, to } => {
+                        let (from, to) = (self.graph.node(from).id.clone(), self.graph.node(to).id.clone());
+                        self.stage(EventBody::Rewound { from, to })?;
+                        moved = true;
+                    }
+                    Effect::WallLimit => {
+                        self.stage(EventBody::WallLimitReached {})?;
+                        moved = true;
+                    }
+                    Effect::Finish(status, error) => self.stage(EventBody::Finished { status, error })?,
+                }
+            }
+            if !moved {
+                return Ok(starts);
+            }
+        }
+    }
+
+    fn halt(&mut self, at: StepIndex, why: Why) {
+        if let Some(live) = self.live.get_mut(&at) {
+            live.why.get_or_insert(why);
+            live.token.cancel();
+        }
+    }
+
+    fn shut_down(&mut self) {
+        for live in self.live.values_mut() {
+            live.why.get_or_insert(Why::Shutdown);
+            live.token.cancel();
+        }
+    }
+
+    fn outputs(&self, at: StepIndex) -> Outputs {
+        let id = &self.graph.node(at).id;
+        let wanted: Vec<StepIndex> = match self.prepared.steps.get(id).and_then(|step| step.references.as_ref()) {
+            Some(references) => references.iter().filter_map(|id| self.graph.find(id)).collect(),
+            None => self.graph.upstream(at),
+        };
+        wanted
+            .into_iter()
+            .map(|index| {
+                let (node, step) = (self.graph.node(index), self.state.step(index));
+                let output = if step.output.is_null() { json!({}) } else { step.output.clone() };
+                (node.id.clone(), Produced { kind: node.kind.clone(), index, state: step.phase.as_str(), output })
+            })
+            .collect()
+    }
+
+    /// Starts the step's task; its intent is on disk.
+    fn perform(&mut self, at: StepIndex) {
+        let token = CancellationToken::new();
+        let step = self.state.step(at);
+        let turn = Turn {
+            attempt: step.attempt,
+            round: step.round,
+            turn: step.turn,
+            carry: step.carry.clone(),
+            answer: step.answer.clone(),
+            feedback: step.feedback.clone(),
+            previous: step.previous.clone(),
+            usd: step.usd,
+            usage: step.usage,
+        };
+        let context = Context {
+            step: self.graph.node(at).id.clone(),
+            spec: self.spec.clone(),
+            plan: self.state.plan().cloned(),
+            outputs: self.outputs(at),
+            env: Vec::new(),
+            run_dir: self.engine.run_dir(self.run),
+            now: self.now(),
+            equipment: self.prepared.equipment.clone(),
+            ledger: Arc::new(MoneyDesk { sender: self.money.clone() }),
+            log: self.log.clone(),
+            cancel: token.clone(),
+        };
+        let prepared = self.prepared.clone();
+        // Beyond the grace, a step that ignores its token is dropped; what it started dies with its sandbox.
+        let task = async move {
+            let cancelled = context.cancel.clone();
+            let grace = async move {
+                cancelled.cancelled().await;
+                tokio::time::sleep(GRACE).await;
+            };
+            tokio::select! {
+                outcome = turn_of(&prepared, context, turn) => (at, outcome),
+                () = grace => (at, Outcome::Fail(Failure::terminal("stuck", "the step did not stop in time"))),
+            }
+        };
+        let handle = self.tasks.spawn(task);
+        self.indices.insert(handle.id(), at);
+        self.live.insert(at, Live { token, why: None });
+    }
+
+    /// Records how a turn ended.
+    fn ended(
+        &mut self,
+        joined: Result<(tokio::task::Id, (StepIndex, Outcome)), tokio::task::JoinError>,
+    ) -> Result<(), EngineError> {
+        let (at, outcome) = match joined {
+            Ok((id, (at, outcome))) => {
+                self.indices.remove(&id);
+                (at, outcome)
+            }
+            Err(error) => {
+                let at = self.indices.remove(&error.id()).expect("every task has an index");
+                let failure = Failure::terminal("bug", format!("the step's code failed: {error}"))
+                    .hint("this is a bug of devo; please report it with the run's log");
+                (at, Outcome::Fail(failure))
+            }
+        };
+        let why = self.live.remove(&at).and_then(|live| live.why);
+        let step = self.graph.node(at).id.clone();
+        let body = match (why, outcome) {
+            (_, Outcome::Done(output)) => match serde_json::to_vec(&output).map_or(usize::MAX, |text| text.len()) {
+                size if size > OUTPUT_MAX => {
+                    let message = format!("the step's output has {size} bytes; {OUTPUT_MAX} are allowed");
+                    EventBody::StepFailed { step, error: Failure::terminal("output_too_large", message) }
+                }
+                _ => EventBody::StepSucceeded { step, output },
+            },
+            (Some(Why::Shutdown) | None, Outcome::Again(carry)) => EventBody::StepContinued { step, carry },
+            (Some(Why::Shutdown), _) => EventBody::StepInterrupted { step },
+            (Some(Why::Cancel(reason)), _) => EventBody::StepCancelled { step, reason: reason.to_owned() },
+            (Some(Why::TimeOut), _) => {
+                let limit = self.graph.node(at).timeout_ms.unwrap_or(0) as f64 / 1_000.0;
+                let error = Failure::retryable("timeout", format!("the step took longer than its limit of {limit} s"))
+                    .hint("raise its `timeout`, or find out in `devo logs` what it waited for");
+                EventBody::StepFailed { step, error }
+            }
+            (None, Outcome::Skip(reason)) => EventBody::StepSkipped { step, reason },
+            (None, Outcome::Ask(question, carry)) => EventBody::StepAsked { step, question, carry },
+            (None, Outcome::Park { reason, for_ms, carry }) => {
+                let until = self.now().plus_ms(for_ms);
+                EventBody::StepParked { step, reason, until, carry }
+            }
+            (None, Outcome::Fail(error)) => EventBody::StepFailed { step, error },
+        };
+        if let EventBody::StepFailed { step, error } = &body {
+            self.log.line(step, Stream::Note, &format!("failed: {}", error.message));
+        }
+        self.stage(body)
+    }
+
+    async fn settle(&mut self, money: Money) -> Result<(), EngineError> {
+        match money {
+            Money::Begin { step, intent, reply } => {
+                let at = self.graph.find(&step).expect("only steps of the run have a desk");
+                let answer = if self.live.get(&at).is_none_or(|live| live.why.is_some()) {
+                    Err(NoCall::Stopped)
+                } else if self.state.affords(intent.usd, intent.tokens) {
+                    let call = self.state.next_call();
+                    let CallIntent { role, provider, model, usd, tokens, prompt } = intent;
+                    let body = EventBody::CallStarted {
+                        step,
+                        call,
+                        role,
+                        provider,
+                        model,
+                        reserved: usd,
+                        reserved_tokens: tokens,
+                        prompt,
+                    };
+                    self.stage(body)?;
+                    self.flush().await?;
+                    Ok(call)
+                } else {
+                    Err(NoCall::Limit(self.budget_question(&intent)))
+                };
+                // The step may have been dropped meanwhile; its reservation is settled when the run is taken up again.
+                let _ = reply.send(answer);
+            }
+            Money::End { step, call, usage, usd, error, reply } => {
+                // Shares the transaction of the turn's end: should the engine die before, the reservation counts.
+                if self.graph.find(&step).is_some_and(|at| *self.state.phase(at) == Phase::Running) {
+                    self.stage(EventBody::CallFinished { step, call, usage, usd, error })?;
+                }
+                let _ = reply.send(());
+            }
+        }
+        Ok(())
+    }
+
+    fn budget_question(&self, intent: &CallIntent) -> Question {
+        let spent = self.state.spending();
+        let dollars =
+            |limit: Option<Usd>| limit.map_or("no limit".to_owned(), |usd| format!("{:.2} USD", usd.dollars()));
+        let tokens = |limit: Option<u64>| limit.map_or("no limit".to_owned(), |tokens| format!("{tokens} tokens"));
+        let text = format!(
+            "the run has spent {:.4} of {} and {} of {}; the next call of the {} may take {:.4} USD and {} tokens more. \
+             Answer with what to add (`2` dollars, or `500000 tokens`), or abort.",
+            spent.usd.dollars(),
+            dollars(self.state.limit_usd()),
+            spent.usage.total(),
+            tokens(self.state.limit_tokens()),
+            intent.role,
+            intent.usd.dollars(),
+            intent.tokens,
+        );
+        Question { kind: QuestionKind::Budget, text }
+    }
+
+    async fn request(&mut self, ask: Ask) -> Result<(), EngineError> {
+        let verdict = match self.state.admit(&self.graph, ask.request) {
+            Ok(body) => {
+                self.stage(body)?;
+                self.flush().await?;
+                Ok(())
+            }
+            Err(refused) => Err(refused),
+        };
+        // The asker may have gone; what is recorded stands.
+        let _ = ask.reply.send(verdict);
+        Ok(())
+    }
+}
+
+/// Evaluates the step's condition and environment, then runs its turn.
+async fn turn_of(prepared: &Prepared, mut context: Context, turn: Turn) -> Outcome {
+    let Some(step) = prepared.steps.get(&context.step) else {
+        return Outcome::Fail(Failure::terminal("bug", format!("step `{}` was not prepared", context.step)));
+    };
+    if (step.condition.is_some() && turn.turn == 1) || !step.env.is_empty() {
+        let values = template_context(&context.spec, &context.outputs);
+        if let Some(condition) = step.condition.as_ref().filter(|_| turn.turn == 1) {
+            match crate::templates::evaluate(condition, &values) {
+                Ok(true) => {}
+                Ok(false) => return Outcome::Skip(format!("`if: {condition}` is false")),
+                Err(error) => return Outcome::Fail(Failure::terminal("bad_condition", error.to_string())),
+            }
+        }
+        for (name, template) in &step.env {
+            match crate::templates::render(template, &values) {
+                Ok(value) => context.env.push((name.clone(), value)),
+                Err(error) => return Outcome::Fail(Failure::terminal("bad_template", format!("env {name}: {error}"))),
+            }
+        }
+    }
+    step.step.run(&context, turn).await
+}
+
+/// A step's way to the run's ledger.
+struct MoneyDesk {
+    sender: mpsc::Sender<Money>,
+}
+
+#[async_trait]
+impl Ledger for MoneyDesk {
+    async fn begin(&self, step: &StepId, intent: CallIntent) -> Result<u32, NoCall> {
+        let (reply, answer) = oneshot::channel();
+        let money = Money::Begin { step: step.clone(), intent, reply };
+        if self.sender.send(money).await.is_err() {
+            return Err(NoCall::Stopped);
+        }
+        answer.await.unwrap_or(Err(NoCall::Stopped))
+    }
+
+    async fn end(
+        &self,
+        step: &StepId,
+        call: u32,
+        usage: Usage,
+        usd: Usd,
+        error: Option<String>,
+    ) -> Result<(), Failure> {
+        let (reply, answer) = oneshot::channel();
+        let money = Money::End { step: step.clone(), call, usage, usd, error, reply };
+        let gone = || Failure::terminal("stopped", "the engine stopped");
+        self.sender.send(money).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())
+    }
+}

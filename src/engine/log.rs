@@ -1,0 +1,89 @@
+//! Lines for people: kept in `runs/<id>/logs/<step>.jsonl`, and told to whoever listens.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+
+use super::{Clock, Notice};
+use crate::core::id::{RunId, StepId};
+use crate::core::time::Timestamp;
+use crate::secrets::Masker;
+use crate::steps::{Log, Stream};
+
+/// The most that is kept of one step's lines, in bytes.
+const STEP_MAX: u64 = 10 * 1024 * 1024;
+/// Longer lines are cut.
+const LINE_MAX: usize = 4096;
+
+/// A kept line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// When.
+    pub at: Timestamp,
+    /// Of which step.
+    pub step: StepId,
+    /// Where it came from.
+    pub stream: Stream,
+    /// Masked, without control codes.
+    pub text: String,
+}
+
+/// The log of one run.
+pub(super) struct RunLog {
+    pub run: RunId,
+    pub dir: PathBuf,
+    pub masker: Masker,
+    pub clock: Clock,
+    pub feed: broadcast::Sender<Notice>,
+    pub files: Mutex<HashMap<StepId, (File, u64)>>,
+}
+
+impl RunLog {
+    fn keep(&self, line: &Line) -> std::io::Result<()> {
+        let mut files = self.files.lock().expect("no holder of this lock can panic");
+        if !files.contains_key(&line.step) {
+            let path = self.dir.join(format!("{}.jsonl", line.step));
+            let file = OpenOptions::new().create(true).append(true).open(path)?;
+            let size = file.metadata()?.len();
+            files.insert(line.step.clone(), (file, size));
+        }
+        let (file, size) = files.get_mut(&line.step).expect("just inserted");
+        if *size > STEP_MAX {
+            return Ok(());
+        }
+        let mut text = serde_json::to_string(line).expect("a line is plain data");
+        if *size + text.len() as u64 > STEP_MAX {
+            let marker =
+                Line { text: "[the log of this step is full; later lines are not kept]".to_owned(), ..line.clone() };
+            text = serde_json::to_string(&marker).expect("a line is plain data");
+            *size = STEP_MAX;
+        }
+        text.push('\n');
+        *size += text.len() as u64;
+        file.write_all(text.as_bytes())
+    }
+}
+
+impl Log for RunLog {
+    fn line(&self, step: &StepId, stream: Stream, text: &str) {
+        for part in text.lines() {
+            let mut text = crate::secrets::printable(&self.masker.mask(part));
+            if text.len() > LINE_MAX {
+                let cut = (0..=LINE_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+                text.truncate(cut);
+                text.push_str(" […]");
+            }
+            let line = Line { at: self.clock.now(), step: step.clone(), stream, text };
+            if let Err(error) = self.keep(&line) {
+                // A log that cannot be written must not stop the work; the journal has what counts.
+                tracing::warn!(%error, "cannot write a step's log");
+            }
+            let _ = self.feed.send(Notice::Line { run: self.run, step: line.step, stream, text: line.text });
+        }
+    }
+}

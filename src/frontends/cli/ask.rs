@@ -1,0 +1,175 @@
+//! Asks a person at the terminal: the plan's approval, a question, more budget. It returns what they said; sending it is
+//! someone else's work.
+
+use std::io::{BufRead as _, Read as _, Write as _};
+
+use tokio::sync::mpsc;
+
+use super::screen::{Ink, Out};
+use super::show;
+use crate::core::plan::PlanRecord;
+use crate::core::request::{Signal, TEXT_MAX};
+use crate::error::Error;
+
+/// Lines that one feedback may have.
+const LINES_MAX: usize = 2_000;
+
+/// What a person wants.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wish {
+    /// Send this.
+    Send(Signal),
+    /// Leave it waiting.
+    Leave,
+}
+
+/// Lines that a person types. One thread reads, and only while a line is asked for, so that an editor can have the terminal.
+pub struct Lines {
+    ask: std::sync::mpsc::Sender<()>,
+    lines: mpsc::UnboundedReceiver<Option<String>>,
+    asked: bool,
+}
+
+impl Lines {
+    /// Of standard input.
+    pub fn stdin() -> Self {
+        let (ask, asked) = std::sync::mpsc::channel::<()>();
+        let (sender, lines) = mpsc::unbounded_channel();
+        std::thread::spawn(move || {
+            while asked.recv().is_ok() {
+                let mut bytes = Vec::new();
+                // A terminal's line is short; whatever else stands behind standard input is bounded.
+                let read = std::io::stdin().lock().take(TEXT_MAX as u64 + 1).read_until(b'\n', &mut bytes);
+                let line = match read {
+                    Ok(count) if count > 0 => {
+                        Some(String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']).to_owned())
+                    }
+                    _ => None,
+                };
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { ask, lines, asked: false }
+    }
+
+    /// The next line; `None` at the end of input. Dropped while it waits, the line goes to the next one who asks.
+    pub async fn next(&mut self) -> Option<String> {
+        if !self.asked {
+            self.ask.send(()).ok()?;
+            self.asked = true;
+        }
+        let line = self.lines.recv().await.flatten();
+        self.asked = false;
+        line
+    }
+}
+
+/// Shows the plan and asks what to do with it.
+pub async fn about_plan(out: &Out, lines: &mut Lines, plan: &PlanRecord) -> Result<Wish, Error> {
+    let screen = &out.screen;
+    out.line("");
+    out.write(&show::plan(screen, plan));
+    loop {
+        let keys = format!(
+            "\n{} [a]pprove  [r]evise  re[j]ect  [q]uit, leave it waiting > ",
+            screen.paint(Ink::Yellow, &format!("Revision {}?", plan.revision))
+        );
+        out.write(&keys);
+        let Some(line) = lines.next().await else {
+            out.line("");
+            return Ok(Wish::Leave);
+        };
+        match line.trim().to_lowercase().as_str() {
+            "a" | "approve" => return Ok(Wish::Send(Signal::Approve { plan_hash: plan.hash.clone(), note: None })),
+            "r" | "revise" => match feedback(out, lines).await? {
+                Some(text) => return Ok(Wish::Send(Signal::Revise { text })),
+                None => out.line("nothing was written; the plan stays as it is"),
+            },
+            "j" | "reject" => {
+                out.write("This ends the run. A word why (empty to keep it short, `no` to go back) > ");
+                match lines.next().await {
+                    None => return Ok(Wish::Leave),
+                    Some(text) if text.trim().eq_ignore_ascii_case("no") => {}
+                    Some(text) => {
+                        let note = (!text.trim().is_empty()).then(|| text.trim().to_owned());
+                        return Ok(Wish::Send(Signal::Reject { note }));
+                    }
+                }
+            }
+            "q" | "quit" => return Ok(Wish::Leave),
+            _ => out.line("type a, r, j or q, then Enter"),
+        }
+    }
+}
+
+/// Asks a step's question, or for more budget.
+pub async fn about_question(out: &Out, lines: &mut Lines, question: &str) -> Wish {
+    out.line("");
+    out.write(&out.screen.paragraph("? ", "  ", question));
+    out.write("Answer (an empty line leaves it waiting) > ");
+    match lines.next().await {
+        Some(text) if !text.trim().is_empty() => Wish::Send(Signal::Answer { text: text.trim().to_owned() }),
+        Some(_) => Wish::Leave,
+        None => {
+            out.line("");
+            Wish::Leave
+        }
+    }
+}
+
+/// Feedback of several lines, or from an editor.
+async fn feedback(out: &Out, lines: &mut Lines) -> Result<Option<String>, Error> {
+    let editor = ["VISUAL", "EDITOR"].iter().find_map(|name| std::env::var(name).ok()).filter(|text| !text.is_empty());
+    let how = match &editor {
+        Some(_) => "What should change? End with an empty line; an empty first line opens your editor.",
+        None => "What should change? End with an empty line.",
+    };
+    out.line(how);
+    let mut text = String::new();
+    for number in 0..LINES_MAX {
+        out.write("> ");
+        match lines.next().await {
+            Some(line) if line.trim().is_empty() => {
+                if number == 0
+                    && let Some(editor) = editor
+                {
+                    text = edit(&editor)?;
+                }
+                break;
+            }
+            Some(line) => {
+                text.push_str(&line);
+                text.push('\n');
+            }
+            None => break,
+        }
+    }
+    let text = text.trim().to_owned();
+    Ok((!text.is_empty()).then_some(text))
+}
+
+/// Opens the person's editor on an empty file; lines that begin with `#` do not count.
+fn edit(editor: &str) -> Result<String, Error> {
+    let failed = |error: &std::io::Error| Error::machine("editor", format!("cannot use the editor `{editor}`"), error);
+    let mut file =
+        tempfile::Builder::new().prefix("devo-feedback-").suffix(".md").tempfile().map_err(|error| failed(&error))?;
+    file.write_all(b"\n# What should the plan do differently? Lines that begin with # do not count.\n")
+        .map_err(|error| failed(&error))?;
+    // The variable may hold arguments; that is its custom. The path goes beside it, never into the text.
+    let status = std::process::Command::new("sh")
+        .arg("-c")
+        .arg(format!("{editor} \"$1\""))
+        .arg("sh")
+        .arg(file.path())
+        .status()
+        .map_err(|error| failed(&error))?;
+    if !status.success() {
+        return Ok(String::new());
+    }
+    // Read by path: many editors replace the file.
+    let text = std::fs::read(file.path()).map_err(|error| failed(&error))?;
+    let text = String::from_utf8_lossy(&text[..text.len().min(TEXT_MAX)]).into_owned();
+    Ok(text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n"))
+}

@@ -1,0 +1,154 @@
+//! Follows a run that is being driven: keeps its state from the feed, tells the progress, writes the NDJSON stream.
+//!
+//! The feed may skip; the journal does not: a gap is filled from there, so no event is missed or told twice.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::progress::Progress;
+use super::screen::Out;
+use crate::core::event::{Event, EventBody};
+use crate::core::graph::Graph;
+use crate::core::id::RunId;
+use crate::core::state::RunState;
+use crate::core::time::Timestamp;
+use crate::engine::{EngineError, Notice};
+use crate::error::Error;
+use crate::journal::Journal;
+
+/// Follows one run.
+pub struct Follower<'a> {
+    run: RunId,
+    journal: Arc<dyn Journal>,
+    feed: broadcast::Receiver<Notice>,
+    now: Option<(Graph, RunState)>,
+    /// Where the event stream goes, with `--json`.
+    stream: Option<&'a Out>,
+    /// The question that was told last.
+    told: String,
+    /// What people see.
+    pub progress: Progress<'a>,
+}
+
+impl<'a> Follower<'a> {
+    /// Starts from what the journal has. Of a run that is not new, only the acceptance is streamed again, so that every
+    /// stream begins with the run's id.
+    pub async fn start(
+        run: RunId,
+        journal: Arc<dyn Journal>,
+        feed: broadcast::Receiver<Notice>,
+        stream: Option<&'a Out>,
+        progress: Progress<'a>,
+    ) -> Result<Self, Error> {
+        let mut this = Self { run, journal, feed, now: None, stream, told: String::new(), progress };
+        for event in this.journal.events(run, 0).await? {
+            this.fold(&event)?;
+            if matches!(event.body, EventBody::Accepted(_)) {
+                this.tell(&event);
+            }
+        }
+        if this.now.is_none() {
+            return Err(EngineError::Unknown(run).into());
+        }
+        Ok(this)
+    }
+
+    /// Waits for the next thing that happens and tells it. Safe to drop while it waits.
+    pub async fn next(&mut self) -> Result<(), Error> {
+        match self.feed.recv().await {
+            Ok(Notice::Event { run, event }) if run == self.run => {
+                let seq = self.seq();
+                if event.seq == seq + 1 {
+                    self.take(&event)?;
+                } else if event.seq > seq {
+                    self.catch_up().await?;
+                }
+            }
+            Ok(Notice::Line { run, step, stream, text }) if run == self.run => {
+                self.progress.log(&step, stream, &text);
+            }
+            Ok(Notice::Paused { run, why }) if run == self.run => {
+                self.progress.line(&format!("paused: {}", crate::secrets::printable(&why)));
+            }
+            Ok(_) => {}
+            Err(RecvError::Lagged(_)) => self.catch_up().await?,
+            // The engine has gone; the journal tells the rest, and whoever asked will stop asking.
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+        Ok(())
+    }
+
+    /// Tells everything that the journal has and that was not told.
+    pub async fn catch_up(&mut self) -> Result<(), Error> {
+        for event in self.journal.events(self.run, self.seq()).await? {
+            self.take(&event)?;
+        }
+        Ok(())
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Timestamp) {
+        if let Some((graph, state)) = &self.now {
+            self.progress.tick(graph, state, now);
+        }
+    }
+
+    /// How the run stands.
+    pub fn state(&self) -> (&Graph, &RunState) {
+        let (graph, state) = self.now.as_ref().expect("`start` has folded the first event");
+        (graph, state)
+    }
+
+    /// Whether this question was not told yet; from now on it was.
+    pub fn first_time(&mut self, question: String) -> bool {
+        let first = self.told != question;
+        self.told = question;
+        first
+    }
+
+    /// The number of the last event.
+    pub fn seq(&self) -> u64 {
+        self.now.as_ref().map_or(0, |(_, state)| state.seq())
+    }
+
+    fn take(&mut self, event: &Event) -> Result<(), Error> {
+        self.fold(event)?;
+        self.tell(event);
+        Ok(())
+    }
+
+    fn fold(&mut self, event: &Event) -> Result<(), Error> {
+        let run = self.run;
+        let illegal = |source| Error::from(EngineError::Illegal { run, source });
+        match &mut self.now {
+            None => self.now = Some(RunState::accept(event).map_err(illegal)?),
+            Some((graph, state)) => state.apply(graph, event).map_err(illegal)?,
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, event: &Event) {
+        if let Some(out) = self.stream {
+            out.line(&envelope(event).to_string());
+        }
+        if let Some((graph, state)) = &self.now {
+            self.progress.event(event, graph, state);
+        }
+    }
+}
+
+/// An event as the contract's envelope: `event` first, then the run's id where it begins, `seq`, `at`, and the rest.
+pub fn envelope(event: &Event) -> Value {
+    let Ok(Value::Object(mut fields)) = serde_json::to_value(event) else { unreachable!("an event is a JSON object") };
+    let mut ordered = Map::new();
+    for name in ["event", "task_id", "seq", "at", "step"] {
+        if let Some(value) = fields.shift_remove(name) {
+            ordered.insert(name.to_owned(), value);
+        }
+    }
+    ordered.extend(fields);
+    Value::Object(ordered)
+}

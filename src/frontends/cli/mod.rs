@@ -1,0 +1,349 @@
+//! The command line: a command is one file and one word in [`COMMANDS`].
+//!
+//! Results go to standard output; progress, prompts and notes go to standard error.
+
+mod abort;
+mod answer;
+mod approve;
+mod ask;
+mod completions;
+mod demo;
+mod diff;
+mod doctor;
+mod drive;
+mod follow;
+mod gc;
+mod graph;
+mod help;
+mod init;
+mod logs;
+mod plan;
+mod progress;
+mod prompt;
+mod reject;
+mod resume;
+mod retry;
+mod revise;
+mod run;
+mod schema;
+mod screen;
+mod serve;
+mod show;
+mod shown;
+mod signal;
+mod status;
+mod submit;
+mod task;
+mod validate;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, value_parser};
+
+use crate::app::{App, Places, Settings};
+use crate::error::{Error, Exit};
+use screen::Out;
+
+/// Every command, in the order in which the help shows them.
+const COMMANDS: &[Entry] = &[
+    demo::ENTRY,
+    init::ENTRY,
+    doctor::ENTRY,
+    run::ENTRY,
+    submit::ENTRY,
+    resume::ENTRY,
+    retry::ENTRY,
+    serve::ENTRY,
+    plan::ENTRY,
+    approve::ENTRY,
+    revise::ENTRY,
+    reject::ENTRY,
+    answer::ENTRY,
+    abort::ENTRY,
+    status::ENTRY,
+    logs::ENTRY,
+    diff::ENTRY,
+    validate::ENTRY,
+    graph::ENTRY,
+    schema::ENTRY,
+    prompt::ENTRY,
+    gc::ENTRY,
+    completions::ENTRY,
+    help::ENTRY,
+];
+
+/// What a command belongs to, in the help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Group {
+    Start,
+    Work,
+    Decide,
+    Look,
+    Write,
+    Upkeep,
+}
+
+const GROUPS: &[(Group, &str)] = &[
+    (Group::Start, "Start"),
+    (Group::Work, "Work"),
+    (Group::Decide, "Decide"),
+    (Group::Look, "Look"),
+    (Group::Write, "Write pipelines"),
+    (Group::Upkeep, "Upkeep"),
+];
+
+/// A command.
+struct Entry {
+    /// Its word.
+    name: &'static str,
+    group: Group,
+    /// One line.
+    about: &'static str,
+    /// Lines of the form `command    what it does`.
+    examples: &'static str,
+    /// Adds its arguments.
+    augment: fn(Command) -> Command,
+    run: fn(&Cx, &ArgMatches) -> Result<Exit, Error>,
+}
+
+/// A command without arguments of its own.
+fn plain(command: Command) -> Command {
+    command
+}
+
+/// The arguments of a command as its struct.
+fn parsed<A: FromArgMatches>(matches: &ArgMatches) -> Result<A, Error> {
+    A::from_arg_matches(matches).map_err(|error| Error::bug(error.to_string()))
+}
+
+/// What every command may use.
+pub struct Cx {
+    /// Where the home is looked for.
+    pub settings: Settings,
+    /// `--json`.
+    pub json: bool,
+    /// `-q`.
+    pub quiet: bool,
+    /// How many `-v`.
+    pub verbose: u8,
+    /// Whether a person may be asked.
+    pub input: bool,
+    /// For results.
+    pub out: Out,
+    /// For everything else.
+    pub err: Out,
+}
+
+impl Cx {
+    fn new(matches: &ArgMatches) -> Self {
+        let color = screen::color_choice(matches.get_flag("no-color"), |name| std::env::var(name).ok());
+        Self {
+            settings: Settings { places: Places::from_env(matches.get_one::<PathBuf>("home").cloned()) },
+            json: matches.get_flag("json"),
+            quiet: matches.get_flag("quiet"),
+            verbose: matches.get_count("verbose"),
+            input: !matches.get_flag("no-input"),
+            out: Out::stdout(color),
+            err: Out::stderr(color),
+        }
+    }
+
+    /// Opens the home.
+    pub fn app(&self) -> Result<App, Error> {
+        App::open(&self.settings)
+    }
+
+    /// Whether a person sits at this terminal and may be asked.
+    pub fn interactive(&self) -> bool {
+        self.input && !self.json && !self.quiet && self.err.terminal && std::io::stdin().is_terminal()
+    }
+
+    /// A remark for people; not with `-q`.
+    pub fn note(&self, text: &str) {
+        if !self.quiet {
+            self.err.line(text);
+        }
+    }
+
+    /// Runs a command that only looks or leaves a word.
+    fn wait<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        self.on(&mut builder, work)
+    }
+
+    /// Runs a command that drives.
+    fn wait_on_all_cores<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        self.on(&mut builder, work)
+    }
+
+    fn on<T>(
+        &self,
+        builder: &mut tokio::runtime::Builder,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let runtime = builder
+            .enable_all()
+            .build()
+            .map_err(|error| Error::machine("runtime", "the system gives no threads to work with", &error))?;
+        let result = runtime.block_on(work);
+        // A thread that waits for a line of standard input must not keep the program alive.
+        runtime.shutdown_background();
+        result
+    }
+}
+
+/// The whole command line.
+fn command() -> Command {
+    let global = |arg: Arg| arg.global(true).help_heading("Global options");
+    let root = Command::new("devo")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("A development task becomes a plan, and the approved plan a tested, pushed branch.")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .max_term_width(100)
+        .override_help(front_page())
+        .arg(global(
+            Arg::new("home")
+                .long("home")
+                .value_name("DIR")
+                .env("DEVO_HOME")
+                .value_parser(value_parser!(PathBuf))
+                .help("The home to work in"),
+        ))
+        .arg(global(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Write JSON to standard output")))
+        .arg(global(
+            Arg::new("quiet").short('q').long("quiet").action(ArgAction::SetTrue).help("Print nothing but the result"),
+        ))
+        .arg(global(
+            Arg::new("verbose").short('v').long("verbose").action(ArgAction::Count).help("Tell more; twice tells all"),
+        ))
+        .arg(global(
+            Arg::new("no-color").long("no-color").action(ArgAction::SetTrue).help("No colours [env: NO_COLOR]"),
+        ))
+        .arg(global(
+            Arg::new("no-input")
+                .long("no-input")
+                .action(ArgAction::SetTrue)
+                .help("Never ask; act as without a terminal"),
+        ));
+    COMMANDS.iter().fold(root, |root, entry| {
+        let command = (entry.augment)(Command::new(entry.name).about(entry.about));
+        let examples = entry.examples.lines().map(|line| format!("  {line}\n")).collect::<String>();
+        root.subcommand(command.after_help(format!("Examples:\n{}", examples.trim_end())))
+    })
+}
+
+/// The first help: every command on one screen.
+fn front_page() -> String {
+    let mut text = String::from(
+        "A development task becomes a plan, and the approved plan a tested, pushed branch.\n\n\
+         Usage: devo [OPTIONS] COMMAND …\n\n",
+    );
+    for (group, title) in GROUPS {
+        text.push_str(title);
+        text.push('\n');
+        for entry in COMMANDS.iter().filter(|entry| entry.group == *group) {
+            text.push_str(&format!("  {:<13}{}\n", entry.name, entry.about));
+        }
+    }
+    text.push_str(
+        "Options, for every command\n\
+         \x20 --home DIR   the home to work in [env: DEVO_HOME]     --json      JSON on standard output\n\
+         \x20 -q           nothing but the result                   -v, -vv     tell more\n\
+         \x20 --no-color   no colours [env: NO_COLOR]               --no-input  never ask\n\
+         `devo COMMAND --help` has examples; `devo help exit-codes`, `environment` and `json` have the rest.\n",
+    );
+    text
+}
+
+/// Runs a command line; the answer is the exit code.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
+    tell_bugs();
+    let args: Vec<OsString> = args.into_iter().collect();
+    let json = args.iter().skip(1).take_while(|arg| *arg != "--").any(|arg| arg == "--json");
+    let matches = match command().try_get_matches_from(&args) {
+        Ok(matches) => matches,
+        Err(error) => return refuse(&error, json),
+    };
+    let cx = Cx::new(&matches);
+    log_to_stderr(cx.verbose);
+    let (name, matches) = matches.subcommand().expect("clap requires a command");
+    let entry = COMMANDS.iter().find(|entry| entry.name == name).expect("clap knows only these");
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (entry.run)(&cx, matches)));
+    match ended {
+        Ok(Ok(exit)) => exit.code(),
+        Ok(Err(error)) => {
+            tell(&cx, &error);
+            error.exit.code()
+        }
+        // The hook has told it.
+        Err(_) => Exit::Bug.code(),
+    }
+}
+
+fn tell(cx: &Cx, error: &Error) {
+    if cx.json {
+        cx.out.line(&error.to_json().to_string());
+    }
+    let text = error.to_text();
+    let (word, rest) = text.split_once(':').unwrap_or(("error", &text));
+    cx.err.write(&format!("{}:{rest}", cx.err.screen.paint(screen::Ink::Red, word)));
+}
+
+/// What clap says: help and the version are results, anything else is a usage error.
+fn refuse(error: &clap::Error, json: bool) -> u8 {
+    use clap::error::ErrorKind;
+    let help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if json && !help {
+        let text = error.to_string();
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        let error = Error::usage(message).hint("devo COMMAND --help");
+        Out::stdout(Some(false)).line(&error.to_json().to_string());
+    }
+    // A closed pipe is nobody's error.
+    let _ = error.print();
+    if help { Exit::Completed.code() } else { Exit::Refused.code() }
+}
+
+/// A panic is our bug: it says so, and how to report it. A step's panic fails the step; anything else ends with 70.
+fn tell_bugs() {
+    std::panic::set_hook(Box::new(|info| {
+        let payload = info.payload();
+        let said = payload
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "no message".to_owned());
+        let place = info.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
+        let version = env!("CARGO_PKG_VERSION");
+        let error = Error::bug(format!("devo {version} has met something impossible{place}: {said}"));
+        Out::stderr(None).write(&error.to_text());
+    }));
+}
+
+fn log_to_stderr(verbose: u8) {
+    use tracing_subscriber::EnvFilter;
+    let level = match verbose {
+        0 => "warn",
+        1 => "devo=info,warn",
+        2 => "devo=debug,info",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_env("DEVO_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    // A second subscriber (in tests) changes nothing.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .without_time()
+        .with_target(false)
+        .try_init();
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,45 @@
+//! `devo plan`: shows a run's plan, which is what `approve` will then mean.
+
+use clap::Args as _;
+
+use super::{Cx, Entry, Group, parsed, show, shown};
+use crate::error::{Error, Exit};
+
+pub const ENTRY: Entry = Entry {
+    name: "plan",
+    group: Group::Decide,
+    about: "Show a run's plan",
+    examples: "devo plan 3f2a9c1e\n\
+               devo plan 3f2a9c1e --json | jq .hash",
+    augment: Args::augment_args,
+    run: |cx, matches| plan(cx, &parsed(matches)?),
+};
+
+#[derive(Debug, clap::Args)]
+struct Args {
+    /// The run: its id, the beginning of it, or its short id
+    run: String,
+}
+
+fn plan(cx: &Cx, args: &Args) -> Result<Exit, Error> {
+    let app = cx.app()?;
+    cx.wait(async {
+        let run = app.resolve_run(&args.run).await?;
+        let doc = app.document(run).await?;
+        let Some(plan) = show::plan_of(&doc) else {
+            let message = format!("run {} has no plan yet: it is {}", run.short(), show::word(&doc, "/status"));
+            return Err(Error::refused("no_plan", message).hint(format!("devo status {}", run.short())));
+        };
+        if cx.json {
+            cx.out.line(&doc["plan"].to_string());
+        } else {
+            cx.out.write(&show::plan(&cx.out.screen, &plan));
+        }
+        shown::remember(&app.run_dir(run), &plan);
+        if show::waits_for(&doc) == Some("approval") {
+            let id = run.short();
+            cx.note(&format!("\ndevo approve {id}   devo revise {id} \"what to change\"   devo reject {id}"));
+        }
+        Ok(Exit::Completed)
+    })
+}

@@ -1,0 +1,98 @@
+//! `devo resume`: goes on with a run where it stood, or starts one that was submitted.
+
+use clap::Args as _;
+
+use super::drive::{Job, drive, stop_on_signals, who};
+use super::run::{WatchArgs, start};
+use super::{Cx, Entry, Group, parsed};
+use crate::app::{App, TaskRequest, TaskSource};
+use crate::core::id::RunId;
+use crate::error::{Error, Exit};
+use crate::frontends::inbox::read_task;
+
+pub const ENTRY: Entry = Entry {
+    name: "resume",
+    group: Group::Work,
+    about: "Go on with a run where it stood",
+    examples: "devo resume 3f2a9c1e\n\
+               devo resume 3f2a9c1e --no-watch    # exit code 3 when a person is needed",
+    augment: Args::augment_args,
+    run: |cx, matches| resume(cx, &parsed(matches)?),
+};
+
+#[derive(Debug, clap::Args)]
+struct Args {
+    /// The run: its id, the beginning of it, or its short id
+    run: String,
+    #[command(flatten)]
+    watch: WatchArgs,
+}
+
+fn resume(cx: &Cx, args: &Args) -> Result<Exit, Error> {
+    let app = cx.app()?;
+    cx.wait_on_all_cores(async {
+        let run = app.resolve_run(&args.run).await?;
+        let watch = args.watch.stays();
+        if app.journal.events(run, 0).await?.is_empty() {
+            return start_submitted(cx, &app, run, watch).await;
+        }
+        if let Some(queued) = app.inbox.find(run) {
+            // Whoever claimed it died between the acceptance and putting the file away.
+            app.inbox.done(&app.inbox.claim(queued.id)?)?;
+        }
+        go_on(cx, &app, run, watch).await
+    })
+}
+
+/// Drives a run that the journal has.
+pub async fn go_on(cx: &Cx, app: &App, run: RunId, watch: bool) -> Result<Exit, Error> {
+    let owned = app.engine(&format!("devo resume {}", run.short()))?;
+    let stop = stop_on_signals()?;
+    let job = Job {
+        run,
+        engine: owned.engine.clone(),
+        journal: app.journal.clone(),
+        run_dir: app.run_dir(run),
+        feed: owned.engine.subscribe(),
+        watch,
+        yes: false,
+    };
+    let ended = drive(cx, job, stop).await;
+    drop(owned);
+    ended
+}
+
+/// Takes a task out of the inbox: it becomes a run, or is rejected with the reason beside it.
+async fn start_submitted(cx: &Cx, app: &App, run: RunId, watch: bool) -> Result<Exit, Error> {
+    // The lock first: two that resume the same task must not both have it.
+    let owned = app.engine(&format!("devo resume {}", run.short()))?;
+    let claimed = app.inbox.claim(run)?;
+    let name = claimed.display().to_string();
+    let prepared = match read_task(&claimed) {
+        Ok(text) => {
+            let source = TaskSource::File { name, text };
+            app.new_run(TaskRequest { source, id: Some(run), cassette: None, who: who() }).await
+        }
+        Err(error) => Err(error),
+    };
+    match prepared {
+        Ok(spec) => {
+            let ended = start(cx, app, owned, spec, watch, false).await;
+            // Accepted, or a run with its key exists: either way the journal has it now.
+            let accepted = !app.journal.events(run, 0).await?.is_empty();
+            if accepted || ended.is_ok() {
+                app.inbox.done(&claimed)?;
+            }
+            ended
+        }
+        Err(error) if error.exit == Exit::Refused => {
+            let reason = app.inbox.reject(&claimed, &error.to_text())?;
+            Err(Error {
+                causes: [error.causes, vec![format!("the reason is kept in {}", reason.display())]].concat(),
+                ..error
+            })
+        }
+        // The machine failed, not the task: it stays and can be tried again.
+        Err(error) => Err(error),
+    }
+}

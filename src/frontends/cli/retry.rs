@@ -1,0 +1,62 @@
+//! `devo retry`: a failed run again from a step; finished steps are kept.
+
+use clap::Args as _;
+
+use super::drive::{Job, drive, stop_on_signals, who};
+use super::run::WatchArgs;
+use super::{Cx, Entry, Group, parsed};
+use crate::core::id::StepId;
+use crate::core::request::{Request, Signal};
+use crate::engine::Answer;
+use crate::error::{Error, Exit};
+
+pub const ENTRY: Entry = Entry {
+    name: "retry",
+    group: Group::Work,
+    about: "Run a failed run again, finished steps kept",
+    examples: "devo retry 3f2a9c1e                # from what failed\n\
+               devo retry 3f2a9c1e --from build",
+    augment: Args::augment_args,
+    run: |cx, matches| retry(cx, &parsed(matches)?),
+};
+
+#[derive(Debug, clap::Args)]
+struct Args {
+    /// The run: its id, the beginning of it, or its short id
+    run: String,
+    /// The step to begin with; what follows it runs again as well
+    #[arg(long, value_name = "STEP")]
+    from: Option<String>,
+    #[command(flatten)]
+    watch: WatchArgs,
+}
+
+fn retry(cx: &Cx, args: &Args) -> Result<Exit, Error> {
+    let from = match &args.from {
+        Some(text) => Some(StepId::new(text).map_err(|error| Error::usage(error.to_string()))?),
+        None => None,
+    };
+    let app = cx.app()?;
+    cx.wait_on_all_cores(async {
+        let run = app.resolve_run(&args.run).await?;
+        let owned = app.engine(&format!("devo retry {}", run.short()))?;
+        let stop = stop_on_signals()?;
+        let feed = owned.engine.subscribe();
+        let request = Request { signal: Signal::Retry { from }, who: who() };
+        if let Answer::Refused(refused) = owned.engine.submit(run, request).await? {
+            return Err(Error::from(refused).hint(format!("devo status {}", run.short())));
+        }
+        let job = Job {
+            run,
+            engine: owned.engine.clone(),
+            journal: app.journal.clone(),
+            run_dir: app.run_dir(run),
+            feed,
+            watch: args.watch.stays(),
+            yes: false,
+        };
+        let ended = drive(cx, job, stop).await;
+        drop(owned);
+        ended
+    })
+}

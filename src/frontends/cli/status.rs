@@ -1,0 +1,95 @@
+//! `devo status`: one run in detail, or the table of runs.
+
+use std::collections::HashSet;
+
+use clap::Args as _;
+use serde_json::{Value, json};
+
+use super::{Cx, Entry, Group, parsed, show, shown};
+use crate::app::App;
+use crate::error::{Error, Exit};
+use crate::journal::RunRow;
+
+/// Runs that the table shows unless told otherwise.
+const ROWS: usize = 50;
+
+pub const ENTRY: Entry = Entry {
+    name: "status",
+    group: Group::Look,
+    about: "One run in detail, or the table of runs",
+    examples: "devo status\n\
+               devo status 3f2a9c1e\n\
+               devo status 3f2a9c1e --json | jq -r .links.compare",
+    augment: Args::augment_args,
+    run: |cx, matches| status(cx, &parsed(matches)?),
+};
+
+#[derive(Debug, clap::Args)]
+struct Args {
+    /// The run: its id, the beginning of it, or its short id
+    run: Option<String>,
+    /// How many runs the table shows, newest first
+    #[arg(long, value_name = "N", default_value_t = ROWS, conflicts_with = "run")]
+    limit: usize,
+}
+
+fn status(cx: &Cx, args: &Args) -> Result<Exit, Error> {
+    let app = cx.app()?;
+    cx.wait(async {
+        match &args.run {
+            Some(text) => one(cx, &app, text).await,
+            None => all(cx, &app, args.limit).await,
+        }
+    })
+}
+
+async fn one(cx: &Cx, app: &App, text: &str) -> Result<Exit, Error> {
+    let run = app.resolve_run(text).await?;
+    let doc = app.document(run).await?;
+    if cx.json {
+        cx.out.line(&doc.to_string());
+    } else {
+        cx.out.write(&show::status(&cx.out.screen, &doc, app.clock.now()));
+    }
+    if let Some(plan) = show::plan_of(&doc) {
+        shown::remember(&app.run_dir(run), &plan);
+    }
+    Ok(Exit::Completed)
+}
+
+async fn all(cx: &Cx, app: &App, limit: usize) -> Result<Exit, Error> {
+    let runs = app.journal.runs(limit).await?;
+    let known: HashSet<_> = runs.iter().map(|row| row.id).collect();
+    let mut rows: Vec<Value> = Vec::new();
+    for queued in app.inbox.queued().into_iter().take(limit) {
+        // A claimed file of an accepted run is only waiting to be put away.
+        if !known.contains(&queued.id) && app.journal.events(queued.id, 0).await?.is_empty() {
+            rows.push(brief(&app.queued_document(&queued)));
+        }
+    }
+    rows.extend(runs.iter().map(row));
+    if cx.json {
+        cx.out.line(&Value::Array(rows).to_string());
+    } else if rows.is_empty() {
+        cx.note("no run yet; `devo run TASK.yaml` starts one");
+    } else {
+        cx.out.write(&show::table(&cx.out.screen, &rows, app.clock.now()));
+    }
+    Ok(Exit::Completed)
+}
+
+/// A run of the table, with the document's keys.
+fn row(row: &RunRow) -> Value {
+    let waiting = row.summary.waiting_for.as_ref().map(|kind| json!({"kind": kind}));
+    json!({
+        "task_id": row.id, "short_id": row.id.short(), "pipeline": row.summary.pipeline, "task": row.summary.task,
+        "status": row.summary.status, "waiting_for": waiting, "repo": row.summary.repo,
+        "created_at": row.created_at, "updated_at": row.updated_at,
+    })
+}
+
+/// The same of a submitted one.
+fn brief(doc: &Value) -> Value {
+    let keys = ["task_id", "short_id", "pipeline", "task", "status", "waiting_for", "repo", "created_at", "updated_at"];
+    keys.iter().map(|key| ((*key).to_owned(), doc[*key].clone())).collect()
+}

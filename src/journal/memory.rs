@@ -1,0 +1,164 @@
+//! A journal that forgets: for tests and dry runs.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+
+use super::{ARTIFACT_MAX, Acceptance, EVENT_MAX, Journal, JournalError, Posted, RunRow, Summary, Verdict};
+use crate::core::event::{Event, EventBody};
+use crate::core::id::RunId;
+use crate::core::plan::sha256;
+use crate::core::request::Request;
+use crate::core::time::Timestamp;
+
+/// A journal in memory.
+#[derive(Default)]
+pub struct MemoryJournal {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// In order of acceptance.
+    runs: Vec<(RunId, Vec<Event>, Summary)>,
+    keys: HashMap<String, RunId>,
+    artifacts: HashMap<String, Vec<u8>>,
+    requests: Vec<(Posted, Option<Verdict>)>,
+}
+
+impl MemoryJournal {
+    fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
+        work(&mut self.inner.lock().expect("no holder of this lock can panic"))
+    }
+}
+
+/// Refuses what is too large to store.
+pub(super) fn encode(event: &Event) -> Result<String, JournalError> {
+    let text = serde_json::to_string(event).expect("an event is plain data");
+    if text.len() > EVENT_MAX {
+        return Err(JournalError::TooLarge { what: "an event", bytes: text.len() });
+    }
+    Ok(text)
+}
+
+#[async_trait]
+impl Journal for MemoryJournal {
+    async fn accept(&self, first: Event, summary: Summary) -> Result<Acceptance, JournalError> {
+        encode(&first)?;
+        let EventBody::Accepted(spec) = &first.body else {
+            return Err(JournalError::Other { path: "memory".to_owned(), why: "not an acceptance".to_owned() });
+        };
+        let (id, key) = (spec.task_id, spec.key.clone());
+        self.with(|inner| {
+            if let Some(existing) = key.as_ref().and_then(|key| inner.keys.get(key)) {
+                return Ok(Acceptance::Existing(*existing));
+            }
+            if inner.runs.iter().any(|(known, _, _)| *known == id) {
+                return Ok(Acceptance::Existing(id));
+            }
+            inner.keys.extend(key.map(|key| (key, id)));
+            inner.runs.push((id, vec![first], summary));
+            Ok(Acceptance::New)
+        })
+    }
+
+    async fn append(&self, run: RunId, events: Vec<Event>, summary: Summary) -> Result<(), JournalError> {
+        for event in &events {
+            encode(event)?;
+        }
+        self.with(|inner| {
+            let conflict = |seq| JournalError::Conflict { run, seq };
+            let entry = inner.runs.iter_mut().find(|(id, _, _)| *id == run);
+            let Some((_, stored, old)) = entry else {
+                return Err(conflict(events.first().map_or(0, |event| event.seq)));
+            };
+            for (event, wanted) in events.iter().zip(stored.len() as u64 + 1..) {
+                if event.seq != wanted {
+                    return Err(conflict(event.seq));
+                }
+            }
+            stored.extend(events);
+            *old = summary;
+            Ok(())
+        })
+    }
+
+    async fn events(&self, run: RunId, after: u64) -> Result<Vec<Event>, JournalError> {
+        Ok(self.with(|inner| {
+            let found = inner.runs.iter().find(|(id, _, _)| *id == run);
+            found.map_or_else(Vec::new, |(_, events, _)| events.iter().filter(|e| e.seq > after).cloned().collect())
+        }))
+    }
+
+    async fn runs(&self, limit: usize) -> Result<Vec<RunRow>, JournalError> {
+        Ok(self.with(|inner| {
+            let row = |(id, events, summary): &(RunId, Vec<Event>, Summary)| RunRow {
+                id: *id,
+                created_at: events[0].at,
+                updated_at: events[events.len() - 1].at,
+                summary: summary.clone(),
+            };
+            inner.runs.iter().rev().take(limit).map(row).collect()
+        }))
+    }
+
+    async fn open_runs(&self) -> Result<Vec<RunId>, JournalError> {
+        Ok(self.with(|inner| inner.runs.iter().filter(|(_, _, s)| !s.ended).map(|(id, _, _)| *id).collect()))
+    }
+
+    async fn find(&self, text: &str) -> Result<Vec<RunId>, JournalError> {
+        Ok(self.with(|inner| {
+            let fits = |id: &RunId| id.to_string().starts_with(text) || id.short().starts_with(text);
+            inner.runs.iter().rev().map(|(id, _, _)| *id).filter(fits).take(5).collect()
+        }))
+    }
+
+    async fn put_artifact(&self, bytes: Vec<u8>) -> Result<String, JournalError> {
+        if bytes.len() > ARTIFACT_MAX {
+            return Err(JournalError::TooLarge { what: "an artifact", bytes: bytes.len() });
+        }
+        let hash = sha256(&bytes);
+        self.with(|inner| inner.artifacts.insert(hash.clone(), bytes));
+        Ok(hash)
+    }
+
+    async fn artifact(&self, hash: &str) -> Result<Vec<u8>, JournalError> {
+        self.with(|inner| inner.artifacts.get(hash).cloned()).ok_or_else(|| JournalError::NoArtifact(hash.to_owned()))
+    }
+
+    async fn post(&self, run: RunId, request: Request, _at: Timestamp) -> Result<i64, JournalError> {
+        Ok(self.with(|inner| {
+            let id = inner.requests.len() as i64 + 1;
+            inner.requests.push((Posted { id, run, request }, None));
+            id
+        }))
+    }
+
+    async fn posted(&self) -> Result<Vec<Posted>, JournalError> {
+        Ok(self.with(|inner| inner.requests.iter().filter(|(_, v)| v.is_none()).map(|(p, _)| p.clone()).collect()))
+    }
+
+    async fn judge(&self, id: i64, verdict: Verdict) -> Result<(), JournalError> {
+        self.with(|inner| {
+            if let Some((_, slot)) = inner.requests.iter_mut().find(|(posted, _)| posted.id == id) {
+                *slot = Some(verdict);
+            }
+        });
+        Ok(())
+    }
+
+    async fn verdict(&self, id: i64) -> Result<Option<Verdict>, JournalError> {
+        Ok(self.with(|inner| inner.requests.iter().find(|(p, _)| p.id == id).and_then(|(_, v)| v.clone())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn passes_the_suite() {
+        super::super::suite::all(&MemoryJournal::default()).await;
+    }
+}

@@ -1,0 +1,567 @@
+//! The journal on disk: SQLite in WAL mode, one writing thread, forward-only migrations.
+//!
+//! Appends that wait together share one transaction. `synchronous=FULL` makes a returned append survive a power cut.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
+use tokio::sync::oneshot;
+
+use super::memory::encode;
+use super::{ARTIFACT_MAX, Acceptance, Journal, JournalError, Posted, RunRow, Summary, Verdict};
+use crate::core::event::{Event, EventBody};
+use crate::core::id::RunId;
+use crate::core::plan::sha256;
+use crate::core::request::Request;
+use crate::core::time::Timestamp;
+
+/// `devo` in ASCII, so that a foreign database is recognised.
+const APPLICATION_ID: i64 = 0x6465_766f;
+/// Longer than any checkpoint or backup of ours takes.
+const BUSY: Duration = Duration::from_secs(10);
+/// The most appends of one transaction: bounds how long the first of them waits.
+const GROUP_MAX: usize = 256;
+
+/// Each entry takes the format one number up; entries are never changed once released.
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE runs (
+        id TEXT PRIMARY KEY, short TEXT NOT NULL, key TEXT UNIQUE, created_at INTEGER NOT NULL,
+        updated_at INTEGER NOT NULL, last_seq INTEGER NOT NULL, ended INTEGER NOT NULL, summary TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX runs_by_short ON runs (short);
+    CREATE INDEX runs_open ON runs (created_at) WHERE ended = 0;
+    CREATE TABLE events (
+        run TEXT NOT NULL REFERENCES runs (id), seq INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (run, seq)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE artifacts (hash TEXT PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
+    CREATE TABLE requests (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, body TEXT NOT NULL, at INTEGER NOT NULL, verdict TEXT
+    ) STRICT;
+    CREATE INDEX requests_open ON requests (id) WHERE verdict IS NULL;
+"];
+
+/// How long a returned append lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// It survives a power cut.
+    #[default]
+    Full,
+    /// It survives the death of the process; a power cut may take the last moments.
+    Normal,
+}
+
+/// Works inside a transaction, or learns that there is none.
+type Job = Box<dyn FnOnce(Result<&Transaction<'_>, JournalError>) -> Finish + Send>;
+/// Sends the answer once it is known whether the transaction was committed.
+type Finish = Box<dyn FnOnce(Result<(), JournalError>) + Send>;
+
+/// A journal in a file.
+pub struct SqliteJournal {
+    path: PathBuf,
+    writer: Mutex<Option<mpsc::Sender<Job>>>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    reader: Arc<Mutex<Connection>>,
+}
+
+impl SqliteJournal {
+    /// Opens the journal, making it where the home never had one. `check` also looks for damage (it reads the file).
+    pub fn open(path: &Path, durability: Durability, check: bool) -> Result<Self, JournalError> {
+        let marker = path.with_file_name(".journal");
+        if !path.exists() && marker.exists() {
+            return Err(JournalError::Gone { path: path.display().to_string() });
+        }
+        let failed = |error: rusqlite::Error| translate(path, error);
+        let mut connection = Connection::open(path).map_err(failed)?;
+        private(path);
+        connection.busy_timeout(BUSY).map_err(failed)?;
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+        let synchronous = match durability {
+            Durability::Full => "FULL",
+            Durability::Normal => "NORMAL",
+        };
+        connection.pragma_update(None, "synchronous", synchronous).map_err(failed)?;
+        connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
+        connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024).map_err(failed)?;
+        migrate(path, &mut connection)?;
+        if check {
+            let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
+            if found != "ok" {
+                return Err(JournalError::Damaged { path: path.display().to_string(), why: found });
+            }
+        }
+        if !marker.exists() {
+            std::fs::write(&marker, "this home has a journal: state.db\n")
+                .map_err(|error| JournalError::Other { path: marker.display().to_string(), why: error.to_string() })?;
+        }
+        let reader = Connection::open(path).map_err(failed)?;
+        reader.busy_timeout(BUSY).map_err(failed)?;
+        reader.pragma_update(None, "query_only", true).map_err(failed)?;
+        let (sender, receiver) = mpsc::channel();
+        let writer_path = path.to_owned();
+        let thread = std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || write_loop(&writer_path, connection, &receiver))
+            .map_err(|error| JournalError::Other { path: path.display().to_string(), why: error.to_string() })?;
+        Ok(Self {
+            path: path.to_owned(),
+            writer: Mutex::new(Some(sender)),
+            thread: Mutex::new(Some(thread)),
+            reader: Arc::new(Mutex::new(reader)),
+        })
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, WriteError> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        let (sender, receiver) = oneshot::channel();
+        let path = self.path.clone();
+        let job: Job = Box::new(move |transaction| {
+            let result = transaction.and_then(|transaction| {
+                savepoint(transaction, work).map_err(|error| match error {
+                    WriteError::Journal(error) => error,
+                    WriteError::Sqlite(error) => translate(&path, error),
+                })
+            });
+            Box::new(move |committed| {
+                // The asker may be gone; the write stands.
+                let _ = sender.send(committed.and(result));
+            })
+        });
+        let gone =
+            || JournalError::Other { path: self.path.display().to_string(), why: "its writer is gone".to_owned() };
+        let writer = self.writer.lock().expect("no holder of this lock can panic").clone();
+        writer.ok_or_else(gone)?.send(job).map_err(|_| gone())?;
+        receiver.await.map_err(|_| gone())?
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, WriteError> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        let reader = self.reader.clone();
+        let path = self.path.clone();
+        let result = tokio::task::spawn_blocking(move || {
+            let connection = reader.lock().expect("no holder of this lock can panic");
+            work(&connection).map_err(|error| match error {
+                WriteError::Journal(error) => error,
+                WriteError::Sqlite(error) => translate(&path, error),
+            })
+        });
+        result
+            .await
+            .map_err(|error| JournalError::Other { path: self.path.display().to_string(), why: error.to_string() })?
+    }
+}
+
+impl Drop for SqliteJournal {
+    fn drop(&mut self) {
+        drop(self.writer.get_mut().ok().and_then(Option::take));
+        if let Some(thread) = self.thread.get_mut().ok().and_then(Option::take) {
+            // Waits for what is queued; a panic of the writer was reported to whoever asked.
+            let _ = thread.join();
+        }
+    }
+}
+
+enum WriteError {
+    Journal(JournalError),
+    Sqlite(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for WriteError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl From<JournalError> for WriteError {
+    fn from(error: JournalError) -> Self {
+        Self::Journal(error)
+    }
+}
+
+fn savepoint<T>(
+    transaction: &Transaction<'_>,
+    work: impl FnOnce(&Transaction<'_>) -> Result<T, WriteError>,
+) -> Result<T, WriteError> {
+    transaction.execute_batch("SAVEPOINT job")?;
+    let result = work(transaction);
+    transaction.execute_batch(if result.is_ok() { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" })?;
+    result
+}
+
+fn write_loop(path: &Path, mut connection: Connection, jobs: &mpsc::Receiver<Job>) {
+    while let Ok(first) = jobs.recv() {
+        let more = jobs.try_iter().take(GROUP_MAX - 1);
+        let group: Vec<Job> = std::iter::once(first).chain(more).collect();
+        let (finishes, committed): (Vec<Finish>, _) =
+            match connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate) {
+                Ok(transaction) => {
+                    let finishes = group.into_iter().map(|job| job(Ok(&transaction))).collect();
+                    (finishes, transaction.commit().map_err(|error| translate(path, error)))
+                }
+                Err(error) => {
+                    let error = translate(path, error);
+                    (group.into_iter().map(|job| job(Err(error.clone()))).collect(), Ok(()))
+                }
+            };
+        for finish in finishes {
+            finish(committed.clone());
+        }
+    }
+}
+
+fn migrate(path: &Path, connection: &mut Connection) -> Result<(), JournalError> {
+    let failed = |error: rusqlite::Error| translate(path, error);
+    let known = MIGRATIONS.len() as i64;
+    let read = |connection: &Connection| -> rusqlite::Result<(i64, i64)> {
+        let id = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+        Ok((id, connection.pragma_query_value(None, "user_version", |row| row.get(0))?))
+    };
+    if read(connection).map_err(failed)? == (APPLICATION_ID, known) {
+        return Ok(());
+    }
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(failed)?;
+    let (id, version) = read(&transaction).map_err(failed)?;
+    let tables: i64 =
+        transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
+    if id != APPLICATION_ID && tables > 0 {
+        return Err(JournalError::Foreign { path: path.display().to_string() });
+    }
+    if version > known {
+        return Err(JournalError::Newer { path: path.display().to_string(), found: version, known });
+    }
+    for migration in &MIGRATIONS[usize::try_from(version).unwrap_or(0)..] {
+        transaction.execute_batch(migration).map_err(failed)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(failed)?;
+    transaction.pragma_update(None, "user_version", known).map_err(failed)?;
+    transaction.commit().map_err(failed)
+}
+
+/// The journal holds task texts and outputs: nobody else reads it.
+fn private(path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    if let Err(error) = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)) {
+        tracing::warn!(%error, path = %path.display(), "cannot make the journal private");
+    }
+}
+
+fn translate(path: &Path, error: rusqlite::Error) -> JournalError {
+    let path = path.display().to_string();
+    let why = error.to_string();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => JournalError::Busy { path },
+        Some(ErrorCode::DiskFull | ErrorCode::ReadOnly | ErrorCode::SystemIoFailure) => {
+            JournalError::Full { path, why }
+        }
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => JournalError::Damaged { path, why },
+        _ => JournalError::Other { path, why },
+    }
+}
+
+fn decode<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, WriteError> {
+    serde_json::from_str(text).map_err(|error| {
+        WriteError::Journal(JournalError::Damaged {
+            path: "state.db".to_owned(),
+            why: format!("a record cannot be read ({error}); a newer devo may have written it"),
+        })
+    })
+}
+
+fn run_id(text: &str) -> Result<RunId, WriteError> {
+    text.parse().map_err(|_| {
+        WriteError::Journal(JournalError::Damaged {
+            path: "state.db".to_owned(),
+            why: format!("`{text}` is not a run's id"),
+        })
+    })
+}
+
+fn insert_events(transaction: &Transaction<'_>, run: &str, rows: &[(u64, String)]) -> rusqlite::Result<()> {
+    let mut insert = transaction.prepare_cached("INSERT INTO events (run, seq, body) VALUES (?1, ?2, ?3)")?;
+    for (seq, body) in rows {
+        insert.execute(params![run, *seq as i64, body])?;
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Journal for SqliteJournal {
+    async fn accept(&self, first: Event, summary: Summary) -> Result<Acceptance, JournalError> {
+        let body = encode(&first)?;
+        let EventBody::Accepted(spec) = first.body else {
+            let why = "not an acceptance".to_owned();
+            return Err(JournalError::Other { path: self.path.display().to_string(), why });
+        };
+        let (id, key, at) = (spec.task_id, spec.key, first.at.0);
+        self.write(move |transaction| {
+            let taken: Option<String> = transaction
+                .query_row("SELECT id FROM runs WHERE id = ?1 OR key = ?2", params![id.to_string(), key], |row| {
+                    row.get(0)
+                })
+                .optional()?;
+            if let Some(taken) = taken {
+                return Ok(Acceptance::Existing(run_id(&taken)?));
+            }
+            let summary = serde_json::to_string(&summary).expect("a summary is plain data");
+            transaction.execute(
+                "INSERT INTO runs (id, short, key, created_at, updated_at, last_seq, ended, summary)
+                 VALUES (?1, ?2, ?3, ?4, ?4, 1, 0, ?5)",
+                params![id.to_string(), id.short(), key, at, summary],
+            )?;
+            insert_events(transaction, &id.to_string(), &[(1, body)])?;
+            Ok(Acceptance::New)
+        })
+        .await
+    }
+
+    async fn append(&self, run: RunId, events: Vec<Event>, summary: Summary) -> Result<(), JournalError> {
+        let Some((first, last)) = events.first().zip(events.last()) else { return Ok(()) };
+        let (first, last_seq, at) = (first.seq, last.seq, last.at.0);
+        let gap = events.iter().zip(first..).find(|(event, wanted)| event.seq != *wanted);
+        if let Some((event, _)) = gap {
+            return Err(JournalError::Conflict { run, seq: event.seq });
+        }
+        let rows =
+            events.iter().map(|event| Ok((event.seq, encode(event)?))).collect::<Result<Vec<_>, JournalError>>()?;
+        self.write(move |transaction| {
+            let summary_text = serde_json::to_string(&summary).expect("a summary is plain data");
+            // The condition on `last_seq` makes a second writer fail instead of forking the history.
+            let changed = transaction
+                .prepare_cached(
+                    "UPDATE runs SET updated_at = ?1, last_seq = ?2, ended = ?3, summary = ?4 WHERE id = ?5 AND last_seq = ?6",
+                )?
+                .execute(params![at, last_seq as i64, summary.ended, summary_text, run.to_string(), first as i64 - 1])?;
+            if changed != 1 {
+                return Err(JournalError::Conflict { run, seq: first }.into());
+            }
+            insert_events(transaction, &run.to_string(), &rows)?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn events(&self, run: RunId, after: u64) -> Result<Vec<Event>, JournalError> {
+        self.read(move |connection| {
+            let mut select =
+                connection.prepare_cached("SELECT body FROM events WHERE run = ?1 AND seq > ?2 ORDER BY seq")?;
+            let after = i64::try_from(after).unwrap_or(i64::MAX);
+            let rows = select.query_map(params![run.to_string(), after], |row| row.get::<_, String>(0))?;
+            rows.map(|row| decode(&row?)).collect()
+        })
+        .await
+    }
+
+    async fn runs(&self, limit: usize) -> Result<Vec<RunRow>, JournalError> {
+        self.read(move |connection| {
+            let mut select = connection.prepare_cached(
+                "SELECT id, created_at, updated_at, summary FROM runs ORDER BY created_at DESC, id DESC LIMIT ?1",
+            )?;
+            let rows = select.query_map([limit as i64], |row| {
+                Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?, row.get::<_, String>(3)?))
+            })?;
+            rows.map(|row| {
+                let (id, created, updated, summary) = row?;
+                let (created_at, updated_at) = (Timestamp(created), Timestamp(updated));
+                Ok(RunRow { id: run_id(&id)?, created_at, updated_at, summary: decode(&summary)? })
+            })
+            .collect()
+        })
+        .await
+    }
+
+    async fn open_runs(&self) -> Result<Vec<RunId>, JournalError> {
+        self.read(|connection| {
+            let mut select = connection.prepare_cached("SELECT id FROM runs WHERE ended = 0 ORDER BY created_at")?;
+            let rows = select.query_map([], |row| row.get::<_, String>(0))?;
+            rows.map(|row| run_id(&row?)).collect()
+        })
+        .await
+    }
+
+    async fn find(&self, text: &str) -> Result<Vec<RunId>, JournalError> {
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
+            return Ok(Vec::new());
+        }
+        let pattern = format!("{}*", text.to_ascii_lowercase());
+        self.read(move |connection| {
+            let mut select = connection.prepare_cached(
+                "SELECT id FROM runs WHERE id GLOB ?1 OR short GLOB ?1 ORDER BY created_at DESC, id DESC LIMIT 5",
+            )?;
+            let rows = select.query_map([pattern], |row| row.get::<_, String>(0))?;
+            rows.map(|row| run_id(&row?)).collect()
+        })
+        .await
+    }
+
+    async fn put_artifact(&self, bytes: Vec<u8>) -> Result<String, JournalError> {
+        if bytes.len() > ARTIFACT_MAX {
+            return Err(JournalError::TooLarge { what: "an artifact", bytes: bytes.len() });
+        }
+        let hash = sha256(&bytes);
+        let key = hash.clone();
+        self.write(move |transaction| {
+            transaction
+                .prepare_cached("INSERT OR IGNORE INTO artifacts (hash, bytes) VALUES (?1, ?2)")?
+                .execute(params![key, bytes])?;
+            Ok(())
+        })
+        .await?;
+        Ok(hash)
+    }
+
+    async fn artifact(&self, hash: &str) -> Result<Vec<u8>, JournalError> {
+        let hash = hash.to_owned();
+        self.read(move |connection| {
+            connection
+                .query_row("SELECT bytes FROM artifacts WHERE hash = ?1", [&hash], |row| row.get(0))
+                .optional()?
+                .ok_or_else(|| JournalError::NoArtifact(hash).into())
+        })
+        .await
+    }
+
+    async fn post(&self, run: RunId, request: Request, at: Timestamp) -> Result<i64, JournalError> {
+        let body = serde_json::to_string(&request).expect("a request is plain data");
+        self.write(move |transaction| {
+            transaction.execute(
+                "INSERT INTO requests (run, body, at) VALUES (?1, ?2, ?3)",
+                params![run.to_string(), body, at.0],
+            )?;
+            Ok(transaction.last_insert_rowid())
+        })
+        .await
+    }
+
+    async fn posted(&self) -> Result<Vec<Posted>, JournalError> {
+        self.read(|connection| {
+            let mut select =
+                connection.prepare_cached("SELECT id, run, body FROM requests WHERE verdict IS NULL ORDER BY id")?;
+            let rows =
+                select.query_map([], |row| Ok((row.get(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?)))?;
+            rows.map(|row| {
+                let (id, run, body) = row?;
+                Ok(Posted { id, run: run_id(&run)?, request: decode(&body)? })
+            })
+            .collect()
+        })
+        .await
+    }
+
+    async fn judge(&self, id: i64, verdict: Verdict) -> Result<(), JournalError> {
+        let body = serde_json::to_string(&verdict).expect("a verdict is plain data");
+        self.write(move |transaction| {
+            transaction.execute("UPDATE requests SET verdict = ?1 WHERE id = ?2", params![body, id])?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn verdict(&self, id: i64) -> Result<Option<Verdict>, JournalError> {
+        self.read(move |connection| {
+            let text: Option<Option<String>> = connection
+                .query_row("SELECT verdict FROM requests WHERE id = ?1", [id], |row| row.get(0))
+                .optional()?;
+            text.flatten().map(|text| decode(&text)).transpose()
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::suite;
+    use super::*;
+
+    fn home() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    fn open(home: &tempfile::TempDir) -> Result<SqliteJournal, JournalError> {
+        SqliteJournal::open(&home.path().join("state.db"), Durability::Full, true)
+    }
+
+    #[tokio::test]
+    async fn passes_the_suite_and_keeps_it_all() {
+        let home = home();
+        suite::all(&open(&home).unwrap()).await;
+        let again = open(&home).unwrap();
+        assert_eq!(again.events(suite::run(1), 0).await.unwrap().len(), 4);
+    }
+
+    #[tokio::test]
+    async fn two_writers_cannot_fork_a_run() {
+        let home = home();
+        let (one, two) = (open(&home).unwrap(), open(&home).unwrap());
+        let id = suite::run(1);
+        one.accept(suite::first(id, None), suite::summary("EXECUTING")).await.unwrap();
+        one.append(id, vec![suite::event(2)], suite::summary("EXECUTING")).await.unwrap();
+        let late = two.append(id, vec![suite::event(2)], suite::summary("EXECUTING")).await;
+        assert_eq!(late, Err(JournalError::Conflict { run: id, seq: 2 }));
+    }
+
+    #[tokio::test]
+    async fn appends_from_many_tasks_are_all_kept() {
+        let home = home();
+        let journal = Arc::new(open(&home).unwrap());
+        let tasks: Vec<_> = (0..50)
+            .map(|n| {
+                let journal = journal.clone();
+                tokio::spawn(async move {
+                    let id = suite::run(n);
+                    journal.accept(suite::first(id, None), suite::summary("EXECUTING")).await.unwrap();
+                    for seq in 2..6 {
+                        journal.append(id, vec![suite::event(seq)], suite::summary("EXECUTING")).await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        for n in 0..50 {
+            assert_eq!(journal.events(suite::run(n), 0).await.unwrap().len(), 5);
+        }
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_and_left_alone() {
+        let home = home();
+        drop(open(&home).unwrap());
+        let path = home.path().join("state.db");
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 999).unwrap();
+        let error = open(&home).err().unwrap();
+        assert!(matches!(error, JournalError::Newer { found: 999, .. }), "{error}");
+        let version: i64 =
+            Connection::open(&path).unwrap().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+        assert_eq!(version, 999);
+    }
+
+    #[test]
+    fn a_foreign_database_is_refused() {
+        let home = home();
+        let path = home.path().join("state.db");
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE photos (id INTEGER)").unwrap();
+        assert!(matches!(open(&home), Err(JournalError::Foreign { .. })));
+    }
+
+    #[test]
+    fn a_damaged_or_vanished_file_is_never_replaced() {
+        let home = home();
+        drop(open(&home).unwrap());
+        let path = home.path().join("state.db");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[..100].fill(b'x');
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(matches!(open(&home), Err(JournalError::Damaged { .. })));
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(open(&home), Err(JournalError::Gone { .. })));
+        assert!(!path.exists());
+    }
+}

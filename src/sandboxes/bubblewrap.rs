@@ -1,0 +1,469 @@
+//! Linux namespaces by `bwrap`: a root made of what is listed here and nothing else, no network unless granted.
+//!
+//! The system's programs and a few files of /etc are readable, the tools on PATH are, the workspace is writable at
+//! [`WORKSPACE`]; HOME and /tmp are private, in memory, and bounded. All namespaces are new, every capability is gone,
+//! the environment is cleared. When the first process ends the kernel kills the rest. Unknown here: git, secrets, steps.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use super::job::{Job, Place};
+use super::toolchains::SYSTEM;
+use super::{
+    Command, Exit, Finished, Network, OutputSink, Sandbox, SandboxError, Settings, WORKSPACE, passable, real_workspace,
+    run, text, within,
+};
+
+/// HOME of every command.
+const HOME: &str = "/home/run";
+/// Folders that are the sandbox's own; what would cover one of them cannot be shared.
+const OWN: [&str; 6] = [HOME, "/tmp", "/dev", "/proc", WORKSPACE, "/etc"];
+/// Mounts get slow by the square of their number; beyond this the caller's comparison has to do.
+const MOST_PROTECTED: usize = 256;
+/// The oldest `bwrap` with every option that is used here.
+const OLDEST: (u32, u32) = (0, 6);
+
+/// What of /etc programs need, where it exists. Left out on purpose: whatever can hold a password, a token or a key
+/// (`shadow`, `ssl/private`, `gitconfig`, `npmrc`, `pip.conf`, `ssh`).
+const ETC: [&str; 30] = [
+    "alternatives",
+    "ca-certificates",
+    "ca-certificates.conf",
+    "crypto-policies",
+    "debian_version",
+    "fonts",
+    "gai.conf",
+    "host.conf",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "locale.alias",
+    "localtime",
+    "magic",
+    "mime.types",
+    "os-release",
+    "perl",
+    "php",
+    "pki/ca-trust",
+    "pki/tls/certs",
+    "protocols",
+    "rpc",
+    "services",
+    "sgml",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "terminfo",
+    "timezone",
+    "xdg",
+    "xml",
+];
+/// More of the same, with a version in their names.
+const ETC_FAMILIES: [&str; 3] = ["java", "python3", "maven"];
+
+/// Runs commands in a sandbox of their own.
+#[derive(Debug)]
+pub struct Bubblewrap {
+    settings: Settings,
+    program: String,
+    /// Whether it can forbid further user namespaces.
+    disable_userns: bool,
+    shared: Vec<PathBuf>,
+    root: bool,
+}
+
+impl Bubblewrap {
+    /// Finds `bwrap` and what it will share.
+    ///
+    /// # Errors
+    /// [`SandboxError::Unavailable`] if it is missing or too old, or if a folder of `sandbox.read` cannot be shared.
+    pub fn find(settings: &Settings) -> Result<Self, SandboxError> {
+        // The distribution's own comes first: some grant user namespaces to that path alone.
+        let places =
+            std::iter::once(Path::new("/usr/bin")).chain(settings.toolchains.path.iter().map(PathBuf::as_path));
+        let program = places.map(|folder| folder.join("bwrap")).find(|program| program.is_file()).ok_or_else(|| {
+            SandboxError::Unavailable {
+                what: "bubblewrap is not installed: there is no `bwrap`".into(),
+                hint: "apt install bubblewrap (or dnf, pacman, zypper, apk: the package has the same name)".into(),
+            }
+        })?;
+        let (major, minor) = version(&program)?;
+        if (major, minor) < OLDEST {
+            return Err(SandboxError::Unavailable {
+                what: format!("bubblewrap {major}.{minor} is too old"),
+                hint: format!("upgrade bubblewrap to {}.{} or later", OLDEST.0, OLDEST.1),
+            });
+        }
+        let mut shared: BTreeSet<PathBuf> = settings.toolchains.bind.iter().cloned().collect();
+        shared.retain(|path| !hidden(settings, path) && !covers(path));
+        for path in &settings.read {
+            shared.insert(readable(settings, path)?);
+        }
+        let shared = shared.into_iter().collect();
+        let root = rustix::process::geteuid().is_root();
+        Ok(Self {
+            settings: settings.clone(),
+            program: text(&program)?,
+            disable_userns: (major, minor) >= (0, 8),
+            shared,
+            root,
+        })
+    }
+
+    /// All of `bwrap`'s options for the command but files and variables, and what could not be protected.
+    fn options(&self, command: &Command) -> Result<(Vec<String>, Vec<PathBuf>), SandboxError> {
+        let workspace = real_workspace(command)?;
+        let mut options = Options::default();
+        options.add(&["--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--clearenv"]);
+        options.add(&["--cap-drop", "ALL", "--hostname", "sandbox"]);
+        if self.disable_userns {
+            options.add(&["--disable-userns"]);
+        }
+        if command.network == Network::Full {
+            options.add(&["--share-net"]);
+        }
+        for top in SYSTEM.iter().map(Path::new) {
+            match fs::read_link(top) {
+                Ok(target) => options.add(&["--symlink", &text(&target)?, &text(top)?]),
+                Err(_) => options.bind("--ro-bind-try", top, top)?,
+            }
+        }
+        let mut etc: Vec<PathBuf> = ETC.iter().map(|name| Path::new("/etc").join(name)).collect();
+        if command.network == Network::Full {
+            etc.extend(["/etc/hosts", "/etc/resolv.conf"].map(PathBuf::from));
+        }
+        for entry in fs::read_dir("/etc").into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(|name| ETC_FAMILIES.iter().any(|family| name.starts_with(family)))
+            {
+                etc.push(entry.path());
+            }
+        }
+        for path in &etc {
+            options.bind("--ro-bind-try", path, path)?;
+        }
+        let size = command.limits.scratch_bytes.max(1 << 20).to_string();
+        options.add(&["--proc", "/proc", "--dev", "/dev", "--size", &size, "--tmpfs", "/dev/shm"]);
+        options.add(&["--perms", "1777", "--size", &size, "--tmpfs", "/tmp"]);
+        options.add(&["--perms", "0700", "--size", &size, "--tmpfs", HOME]);
+        for path in &self.shared {
+            options.bind("--ro-bind-try", path, path)?;
+        }
+        self.mask(&mut options)?;
+        options.add(&["--bind", &text(&workspace)?, WORKSPACE]);
+        let unprotected = protect(&mut options, command, &workspace)?;
+        let dir = Path::new(WORKSPACE).join(within(&command.workspace, &command.dir)?);
+        options.add(&["--chdir", &text(&dir)?]);
+        // Last, when every mount point exists. /proc too: run by root, a command could otherwise write the kernel's
+        // settings, of which one names a program that the host then runs.
+        options.add(&["--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/"]);
+        Ok((options.words, unprotected))
+    }
+
+    /// Covers what must stay out of sight and lies in a folder that is shared.
+    fn mask(&self, options: &mut Options) -> Result<(), SandboxError> {
+        let shared = SYSTEM.iter().map(PathBuf::from).chain(self.shared.iter().cloned());
+        let shared: Vec<(PathBuf, PathBuf)> =
+            shared.filter_map(|shown| Some((shown.canonicalize().ok()?, shown))).collect();
+        for path in self.settings.hide.iter().filter_map(|path| path.canonicalize().ok()) {
+            for (real, shown) in &shared {
+                let Ok(below) = path.strip_prefix(real) else { continue };
+                match (path.is_dir(), text(&shown.join(below))?) {
+                    (true, place) => options.add(&["--size", "4096", "--tmpfs", &place, "--remount-ro", &place]),
+                    (false, place) => options.add(&["--ro-bind", "/dev/null", &place]),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn files(&self, network: Network) -> Vec<(String, String)> {
+        let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let name = if self.root { "root" } else { "run" };
+        let other = if user == 65534 { "" } else { "nobody:x:65534:65534::/:/bin/false\n" };
+        let other_group = if group == 65534 { "" } else { "nogroup:x:65534:\n" };
+        let mut files = vec![
+            ("/etc/passwd".to_owned(), format!("{name}:x:{user}:{group}::{HOME}:/bin/sh\n{other}")),
+            ("/etc/group".to_owned(), format!("{name}:x:{group}:\n{other_group}")),
+            ("/etc/nsswitch.conf".to_owned(), "passwd: files\ngroup: files\nhosts: files dns\n".to_owned()),
+        ];
+        if network == Network::None {
+            files.push(("/etc/hosts".to_owned(), "127.0.0.1 localhost sandbox\n::1 localhost\n".to_owned()));
+        }
+        files
+    }
+}
+
+#[async_trait]
+impl Sandbox for Bubblewrap {
+    fn name(&self) -> &'static str {
+        "bubblewrap"
+    }
+
+    fn isolates(&self) -> bool {
+        true
+    }
+
+    fn caveats(&self) -> Vec<String> {
+        let as_root = "devo runs as root: a normal user would be a second wall around its sandboxes";
+        self.root.then(|| as_root.to_owned()).into_iter().collect()
+    }
+
+    async fn probe(&self) -> Result<(), SandboxError> {
+        let folder = tempfile::tempdir().map_err(|error| SandboxError::Setup { message: error.to_string() })?;
+        let command = Command { timeout: Some(Duration::from_secs(10)), ..Command::new("true", folder.path()) };
+        let failed = match self.exec(&command, &(), &CancellationToken::new()).await {
+            Ok(finished) if finished.exit.is_success() => return Ok(()),
+            Ok(Finished { exit: Exit::TimedOut, .. }) => "it took more than 10 seconds to start".to_owned(),
+            Ok(finished) => format!("`true` ended with {:?}: {}", finished.exit, finished.stderr.text().trim()),
+            Err(SandboxError::Setup { message }) => message,
+            Err(other) => return Err(other),
+        };
+        let setting = |name: &str| fs::read_to_string(Path::new("/proc/sys").join(name)).ok();
+        Err(SandboxError::Unavailable {
+            hint: remedy(&failed, setting),
+            what: format!("bubblewrap does not work here: {failed}"),
+        })
+    }
+
+    async fn exec(
+        &self,
+        command: &Command,
+        output: &dyn OutputSink,
+        cancel: &CancellationToken,
+    ) -> Result<Finished, SandboxError> {
+        passable("the script", command.script.len(), &[&command.script])?;
+        let (options, unprotected) = self.options(command)?;
+        let job = Job {
+            script: command.script.clone(),
+            env: self.settings.environment(command)?,
+            place: Place::Bubblewrap {
+                program: self.program.clone(),
+                options,
+                files: self.files(command.network),
+                home: HOME.to_owned(),
+            },
+            limits: command.limits,
+            disk: text(&command.workspace)?,
+        };
+        run::run(&self.settings.supervisor, &job, command, unprotected, output, cancel).await
+    }
+}
+
+#[derive(Default)]
+struct Options {
+    words: Vec<String>,
+}
+
+impl Options {
+    fn add(&mut self, words: &[&str]) {
+        self.words.extend(words.iter().map(|word| (*word).to_owned()));
+    }
+
+    fn bind(&mut self, how: &str, from: &Path, to: &Path) -> Result<(), SandboxError> {
+        self.add(&[how, &text(from)?, &text(to)?]);
+        Ok(())
+    }
+}
+
+/// Binds the command's read-only paths over the workspace; gives back, as they came, those that it could not bind.
+///
+/// Every folder above a protected path becomes a mount point of its own: a mount point cannot be renamed, so nobody can
+/// move the protected path out of the way together with its folder and put another in its place.
+fn protect(options: &mut Options, command: &Command, workspace: &Path) -> Result<Vec<PathBuf>, SandboxError> {
+    let mut unprotected = Vec::new();
+    let mut wanted = BTreeSet::new();
+    for path in &command.read_only {
+        let relative = within(&command.workspace, path)?;
+        match is_plain(workspace, &relative) && relative.to_str().is_some() && wanted.len() < MOST_PROTECTED {
+            true => drop(wanted.insert(relative)),
+            false => unprotected.push(path.clone()),
+        }
+    }
+    // Sorted, a folder comes before what it holds: what lies in a read-only one needs nothing more.
+    let mut read_only: Vec<PathBuf> = Vec::new();
+    for path in wanted {
+        if !read_only.iter().any(|above| path.starts_with(above)) {
+            read_only.push(path);
+        }
+    }
+    let above = read_only.iter().flat_map(|path| path.ancestors().skip(1));
+    let above: BTreeSet<&Path> = above.filter(|folder| !folder.as_os_str().is_empty()).collect();
+    let mounts: BTreeSet<(&Path, &str)> = above
+        .into_iter()
+        .map(|folder| (folder, "--bind"))
+        .chain(read_only.iter().map(|path| (path.as_path(), "--ro-bind")))
+        .collect();
+    for (path, how) in mounts {
+        options.bind(how, &workspace.join(path), &Path::new(WORKSPACE).join(path))?;
+    }
+    Ok(unprotected)
+}
+
+/// Whether the path exists and is a file or folder without a link on the way: `bwrap` would follow one to the host.
+/// Nobody writes to the workspace between this look and the mount: a run's commands never run side by side.
+fn is_plain(workspace: &Path, relative: &Path) -> bool {
+    let mut path = workspace.to_owned();
+    relative.components().all(|part| {
+        path.push(part);
+        fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir() || metadata.is_file())
+    })
+}
+
+/// Whether the path is, or lies in, something that must stay out of sight.
+fn hidden(settings: &Settings, path: &Path) -> bool {
+    let real = path.canonicalize();
+    let real = real.as_deref().unwrap_or(path);
+    settings.hide.iter().any(|hide| real.starts_with(hide.canonicalize().as_deref().unwrap_or(hide)))
+}
+
+/// Whether sharing the path would cover a folder of the sandbox's own, or be covered by one.
+fn covers(path: &Path) -> bool {
+    OWN.iter().map(Path::new).any(|own| own.starts_with(path) || (own != Path::new("/tmp") && path.starts_with(own)))
+}
+
+/// A folder of `sandbox.read`, checked.
+fn readable(settings: &Settings, path: &Path) -> Result<PathBuf, SandboxError> {
+    let refuse = |why: &str| {
+        Err(SandboxError::Unavailable {
+            what: format!("`sandbox.read` in devo.yaml: `{}` {why}", path.display()),
+            hint: "name folders by absolute paths that exist, each no wider than commands need".into(),
+        })
+    };
+    match path {
+        path if !path.is_absolute() => refuse("is not an absolute path"),
+        path if !path.exists() => refuse("does not exist"),
+        path if hidden(settings, path) => refuse("holds what commands must not see"),
+        path if covers(path) => refuse("would cover the sandbox's own folders"),
+        path => Ok(path.to_owned()),
+    }
+}
+
+/// Asks the program for its version.
+fn version(program: &Path) -> Result<(u32, u32), SandboxError> {
+    let output = std::process::Command::new(program).arg("--version").env_clear().current_dir("/").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    parse_version(&text).ok_or_else(|| SandboxError::Unavailable {
+        what: format!("`{} --version` does not say its version", program.display()),
+        hint: "reinstall the package bubblewrap".into(),
+    })
+}
+
+fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split_whitespace().next_back()?.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// What mends a sandbox that complained so; `setting` reads a kernel setting.
+fn remedy(complaint: &str, setting: impl Fn(&str) -> Option<String>) -> String {
+    let is = |name, value| setting(name).is_some_and(|found| found.trim() == value);
+    let refused = ["uid map", "RTM_NEWADDR", "namespace", "Operation not permitted", "Permission denied"];
+    let lines: &[&str] = match () {
+        () if is("kernel/apparmor_restrict_unprivileged_userns", "1") => &[
+            "this system lets only known programs make user namespaces; load the profile that it ships for bubblewrap:",
+            "  sudo apt install apparmor-profiles",
+            "  sudo cp /usr/share/apparmor/extra-profiles/bwrap-userns-restrict /etc/apparmor.d/",
+            "  sudo apparmor_parser -r /etc/apparmor.d/bwrap-userns-restrict",
+        ],
+        () if is("kernel/unprivileged_userns_clone", "0") => {
+            &["user namespaces are switched off: sudo sysctl -w kernel.unprivileged_userns_clone=1"]
+        }
+        () if is("user/max_user_namespaces", "0") => {
+            &["user namespaces are switched off: sudo sysctl -w user.max_user_namespaces=15000"]
+        }
+        () if refused.iter().any(|word| complaint.contains(word)) => &[
+            "the kernel refuses new namespaces, as it does in most containers: run devo outside of the container, or",
+            "let the container make namespaces (docker run --security-opt seccomp=unconfined --security-opt",
+            "systempaths=unconfined …)",
+        ],
+        () => {
+            &["try `bwrap --unshare-all --ro-bind / / true`; if that fails too, bubblewrap is broken on this machine"]
+        }
+    };
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::super::{Supervisor, Surroundings};
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings::new(Supervisor::this_program(), &Surroundings { path: "/usr/bin".into(), ..Surroundings::default() })
+    }
+
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let real = folder.path().canonicalize().expect("it exists");
+        (folder, real)
+    }
+
+    #[test]
+    fn only_what_exists_without_links_is_protected_and_its_folders_are_pinned() {
+        let (_folder, workspace) = folder();
+        fs::create_dir_all(workspace.join("a/b/c")).expect("folders");
+        fs::write(workspace.join("a/b/t.py"), "").expect("a file");
+        symlink("/etc", workspace.join("link")).expect("a link");
+        let mut command = Command::new("true", &workspace);
+        command.read_only =
+            ["a/b/t.py", "a/b/c", "a/b/c/d", "link/passwd", "link", "absent"].map(PathBuf::from).to_vec();
+        let mut options = Options::default();
+        let unprotected = protect(&mut options, &command, &workspace).expect("all paths are within");
+        assert_eq!(unprotected, ["a/b/c/d", "link/passwd", "link", "absent"].map(PathBuf::from));
+        let at = |path: &str| workspace.join(path).display().to_string();
+        let wanted = [
+            ["--bind", &at("a"), "/workspace/a"],
+            ["--bind", &at("a/b"), "/workspace/a/b"],
+            ["--ro-bind", &at("a/b/c"), "/workspace/a/b/c"],
+            ["--ro-bind", &at("a/b/t.py"), "/workspace/a/b/t.py"],
+        ];
+        assert_eq!(options.words, wanted.concat());
+        command.read_only = vec!["../x".into()];
+        assert!(protect(&mut options, &command, &workspace).is_err());
+    }
+
+    #[test]
+    fn what_commands_must_not_see_cannot_be_shared() {
+        let (_folder, home) = folder();
+        fs::create_dir(home.join("inner")).expect("a folder");
+        let mut settings = settings();
+        settings.hide = vec![home.clone()];
+        for path in
+            [home.join("inner"), home.clone(), "/".into(), "/home".into(), "relative".into(), "/nowhere/at/all".into()]
+        {
+            settings.read = vec![path.clone()];
+            assert!(matches!(Bubblewrap::find(&settings), Err(SandboxError::Unavailable { .. })), "{}", path.display());
+        }
+        // Sharing what lies above is fine: what is hidden in it is covered.
+        let (_above, above) = folder();
+        fs::create_dir_all(above.join("x/secret")).expect("folders");
+        settings.hide = vec![above.join("x/secret")];
+        settings.read = vec![above.join("x")];
+        let sandbox = Bubblewrap::find(&settings).expect("it is installed and the folder can be shared");
+        let mut options = Options::default();
+        sandbox.mask(&mut options).expect("plain paths");
+        assert!(options.words.contains(&above.join("x/secret").display().to_string()), "{:?}", options.words);
+    }
+
+    #[test]
+    fn each_refusal_has_its_remedy() {
+        let apparmor =
+            remedy("setting up uid map: Permission denied", |name| name.contains("apparmor").then(|| "1\n".to_owned()));
+        assert!(apparmor.contains("apparmor_parser -r"), "{apparmor}");
+        let old = remedy("No permissions", |name| name.contains("userns_clone").then(|| "0\n".to_owned()));
+        assert!(old.contains("unprivileged_userns_clone=1"), "{old}");
+        assert!(remedy("Creating new namespace failed", |_| None).contains("container"));
+        assert!(remedy("?", |_| None).contains("broken"));
+    }
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(parse_version("bubblewrap 0.11.0\n"), Some((0, 11)));
+        assert_eq!(parse_version("nonsense"), None);
+    }
+}

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Passes every test: installs what a bare Debian machine with the Rust toolchain lacks, then checks format, lints,
+# dependencies, tests, benchmarks' code and documentation.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+say() { printf '\n== %s\n' "$*"; }
+
+say "what the tests need"
+missing=()
+for pair in git:git bwrap:bubblewrap cc:gcc python3:python3; do
+    command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+done
+if [ "${#missing[@]}" -gt 0 ]; then
+    echo "installing: ${missing[*]}"
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+fi
+git --version
+bwrap --version
+
+say "format"
+cargo fmt --check
+
+say "lints"
+cargo clippy --locked --all-targets -- -D warnings
+
+say "tests"
+cargo test --locked --all-targets
+cargo test --locked --doc
+
+say "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
+
+say "dependencies: licences, duplicates, sources"
+if ! command -v cargo-deny >/dev/null; then
+    cargo install cargo-deny --locked --version "$(cat .cargo-deny-version)"
+fi
+cargo deny --all-features check licenses bans sources
+
+say "all green"
