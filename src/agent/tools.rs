@@ -400,10 +400,13 @@ struct WriteArguments {
     content: String,
 }
 
+/// What every refusal of a protected file says; the stop rules count it.
+pub const PROTECTED: &str = "is protected:";
+
 fn unprotected(guard: &Guard, path: &RepoPath) -> Result<(), String> {
     match guard.protects(path.as_str()) {
         Some(why) => Err(format!(
-            "{} is protected: {why}. If the plan cannot be met without it, call `finish` with `blocked`.",
+            "{} {PROTECTED} {why}. If the plan cannot be met without it, call `finish` with `blocked`.",
             path.as_str()
         )),
         None => Ok(()),

@@ -518,8 +518,8 @@ impl Workbench for Bench<'_> {
         match verdict {
             loops::Verdict::Go => Verdict::Go,
             loops::Verdict::Nudge(note) => Verdict::Nudge(note),
-            loops::Verdict::Stop(reason) => Verdict::Stop(
-                Failure::terminal("stuck", format!("the executor goes round in circles: {reason}"))
+            loops::Verdict::Stop { code, reason } => Verdict::Stop(
+                Failure::terminal(code.as_str(), format!("the executor leads nowhere: {reason}"))
                     .hint("`devo logs RUN` shows what it tried; make the plan more exact, or `devo retry RUN`"),
             ),
         }
