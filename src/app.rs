@@ -1,6 +1,7 @@
 //! The composition root: settings → home → journal → engine, and what the frontends may ask for.
 
 mod checks;
+pub mod demo;
 mod home;
 mod outfit;
 mod shipped;

@@ -687,7 +687,7 @@ fn ancestors(drafts: &[Draft<'_>]) -> Vec<BTreeSet<String>> {
         .iter()
         .map(|draft| {
             let keys = draft.kind.map_or(&[][..], |kind| kind.templates);
-            let has = |key: &str| draft.node.get(key).is_some_and(|node| mentions_steps(node));
+            let has = |key: &str| draft.node.get(key).is_some_and(mentions_steps);
             if keys.iter().any(|(key, _)| has(key)) || has("if") || has("env") {
                 all(draft.def.id.as_str())
             } else {

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::repo::change;
 use super::{Context, Kind, Outcome, Step, Turn, build};
 use crate::core::failure::Failure;
 use crate::core::graph::Authority;
@@ -108,7 +109,7 @@ async fn make(cx: &Context, carry: &Value) -> Result<Outcome, Failure> {
         })
         .await?;
     cx.note(format!("commit {} {}", &commit.to_string()[..12], stat.summary()));
-    Ok(Outcome::Done(json!({"commit": commit.to_string(), "tree": text("tree"), "diffstat": stat})))
+    Ok(Outcome::Done(json!({"commit": commit.to_string(), "tree": text("tree"), "diffstat": change(&stat)})))
 }
 
 /// `type: subject`, the plan's summary, trailers.

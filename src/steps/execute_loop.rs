@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::commands::{Ran, run_command};
 use super::models::RoleModel;
-use super::repo::Repo;
+use super::repo::{Repo, change};
 use super::{Context, Kind, Outcome, Step, Turn, build};
 use crate::agent::digest::{Report, digest};
 use crate::agent::execute_loop::{
@@ -189,6 +189,7 @@ pub fn first_message(repo: &Repo, task: &str, plan: &PlanRecord, feedback: Optio
 struct Memory {
     watch: Watch,
     read: BTreeSet<String>,
+    warned: BTreeSet<String>,
     outputs: Vec<(String, String)>,
     commands: u32,
     tampering: u32,
@@ -342,6 +343,8 @@ impl<'a> Bench<'a> {
             let (report, raw) = self.run_check(&name).await?;
             let text = digest(&report, self.memory.report.as_ref(), &raw);
             let green = report.verdict().is_green();
+            let word = if green { "green" } else { "red" };
+            self.cx.note(format!("{name} is {word}: {} passed, {} failed", report.passed, report.failed));
             self.store_output(&raw);
             self.memory.report = Some(report);
             self.memory.fresh_report = true;
@@ -398,8 +401,8 @@ impl<'a> Bench<'a> {
             "read_output" => (self.read_output(call), false),
             "replace" => (tools::replace(call, &self.folder, &self.guard), false),
             "write_file" => {
-                let read = &self.memory.read;
-                (tools::write_file(call, &self.folder, &self.guard, |path| read.contains(path)), false)
+                let Memory { read, warned, .. } = &mut self.memory;
+                (tools::write_file(call, &self.folder, &self.guard, |path| read.contains(path), warned), false)
             }
             "run_tests" | "run_shell_command" => (self.run(call).await.map(|(text, _)| text), true),
             other => {
@@ -467,7 +470,7 @@ impl<'a> Bench<'a> {
         let (stat, patch) = self
             .with_worktree(move |worktree| Ok((worktree.diffstat(base, tree)?, worktree.diff(base, tree, 4 << 20)?)))
             .await?;
-        output["diffstat"] = serde_json::to_value(stat).unwrap_or_default();
+        output["diffstat"] = change(&stat);
         output["findings"] = serde_json::to_value(guard::scan_diff(&patch.text)).unwrap_or_default();
         Ok(output)
     }
@@ -537,12 +540,13 @@ impl Workbench for Bench<'_> {
         }
         let (mut green, mut texts, mut checks) = (true, Vec::new(), Vec::new());
         for name in names {
-            self.cx.note(format!("gate: {name}"));
             let (report, raw) = self.run_check(&name).await.map_err(|message| Failure::terminal("gate", message))?;
             if self.cx.cancel.is_cancelled() {
                 return Err(Failure::retryable("stopped", "the run was stopped"));
             }
             let passed = report.verdict().is_green();
+            let word = if passed { "green" } else { "red" };
+            self.cx.note(format!("gate: {name} is {word}: {} passed, {} failed", report.passed, report.failed));
             if !passed {
                 texts.push(format!("Check `{name}`:\n{}", digest(&report, self.memory.report.as_ref(), &raw)));
             }

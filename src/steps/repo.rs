@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
 use crate::core::failure::Failure;
 use crate::workspace::{
-    Author, Base, CommitId, Credentials, Error, Git, LinkTemplate, Patience, Protection, Remote, Store, TreeId,
-    Worktree,
+    Author, Base, CommitId, Credentials, DiffStat, Error, Git, LinkTemplate, Patience, Protection, Remote, Store,
+    TreeId, Worktree,
 };
 
 /// A clone of a large repository may take this long.
@@ -79,6 +80,11 @@ impl Repo {
     pub fn worktree(&self, run_dir: &Path, cancelled: &dyn Fn() -> bool) -> Result<Worktree, Error> {
         Worktree::open(run_dir, &self.store(cancelled)?)
     }
+}
+
+/// The size of a change as steps put it out.
+pub fn change(stat: &DiffStat) -> Value {
+    json!({"files": stat.files.len(), "insertions": stat.added, "deletions": stat.removed, "paths": stat.files})
 }
 
 impl Context {

@@ -640,7 +640,7 @@ impl<'a> Putting<'a> {
         let as_known = found.as_ref().is_some_and(|stat| {
             self.known.get(path).is_some_and(|known| known.id == id && unchanged(known, stat, wanted))
         });
-        if !as_known && !(same_kind && self.holds(at, name, path, link, id)?) {
+        if !(as_known || same_kind && self.holds(at, name, path, link, id)?) {
             let blob = self.repo.find_blob(id).map_err(|error| match error.code() {
                 git2::ErrorCode::NotFound => missing("blob", id),
                 _ => Error::objects("reading a file of the tree")(error),

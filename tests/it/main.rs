@@ -1,5 +1,7 @@
 //! End-to-end tests: the built binary, real git, real sandboxes, models behind a local fake of their wire formats.
 
+mod demo;
 mod fake;
 mod layers;
+mod main_job;
 mod world;

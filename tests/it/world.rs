@@ -132,10 +132,8 @@ impl World {
 
     /// Branches of the remote, with their commits.
     pub fn remote_branches(&self) -> Vec<(String, String)> {
-        let text = self.git(
-            &self.path("remote.git"),
-            &["for-each-ref", "--format=%(refname:short) %(objectname)", "refs/heads"],
-        );
+        let text = self
+            .git(&self.path("remote.git"), &["for-each-ref", "--format=%(refname:short) %(objectname)", "refs/heads"]);
         text.lines().filter_map(|line| line.split_once(' ')).map(|(a, b)| (a.to_owned(), b.to_owned())).collect()
     }
 

@@ -108,8 +108,11 @@ async fn to_the_end(cx: &Cx, job: Job, stop: &CancellationToken) -> Result<Exit,
         let Some((kind, text)) = question else { break };
         if yes && let (QuestionKind::Approval, Some(plan)) = (kind, &plan) {
             yes = false;
+            shown::remember(&run_dir, plan);
+            follower.progress.line(&format!("\n{}", show::plan(&cx.err.screen, plan)));
             let signal = Signal::Approve { plan_hash: plan.hash.clone(), note: Some("--yes".to_owned()) };
             send(cx, &engine, run, signal).await?;
+            follower.catch_up().await?;
             until = if watch && lines.is_none() { Until::Ended } else { Until::PersonNeeded };
             continue;
         }

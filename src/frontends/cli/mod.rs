@@ -138,6 +138,12 @@ pub struct Cx {
 }
 
 impl Cx {
+    /// The same program, looking at another home.
+    pub fn at(&self, settings: Settings) -> Self {
+        let (out, err) = (Out::stdout(Some(self.out.screen.color)), Out::stderr(Some(self.err.screen.color)));
+        Self { settings, json: self.json, quiet: self.quiet, verbose: self.verbose, input: self.input, out, err }
+    }
+
     fn new(matches: &ArgMatches) -> Self {
         let color = screen::color_choice(matches.get_flag("no-color"), |name| std::env::var(name).ok());
         Self {
