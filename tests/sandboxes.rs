@@ -495,7 +495,7 @@ async fn no_way_out_of_bubblewrap() {
     let name = format!("devo-test-{}", fastrand::u64(..));
     let address = SocketAddr::from_abstract_name(&name).expect("a short name");
     let _abstract = UnixListener::bind_addr(&address).expect("a socket");
-    let mut victim = std::process::Command::new("sleep").arg("1000").spawn().expect("a process");
+    let victim = Victim(std::process::Command::new("sleep").arg("1000").spawn().expect("a process"));
     let connect = |address: String| {
         format!(
             "perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0) or exit 2; connect(S, pack_sockaddr_un({address})) \
@@ -509,7 +509,7 @@ async fn no_way_out_of_bubblewrap() {
         ("UDP to the host", format!("bash -c 'echo x > /dev/udp/127.0.0.1/{udp_port}'; true")),
         ("a secret file", format!("cat {outside}/secret")),
         ("a host process's environment", "cat /proc/[0-9]*/environ 2> /dev/null | grep -qa CARGO_MANIFEST_DIR".into()),
-        ("a signal to a host process", format!("kill -0 {}", victim.id())),
+        ("a signal to a host process", format!("kill -0 {}", victim.0.id())),
         ("a file outside", format!("echo x > {outside}/written")),
         ("the host's memory of runs", format!("ls {outside}/..")),
     ];
@@ -528,8 +528,16 @@ async fn no_way_out_of_bubblewrap() {
         assert!(!closed.stdout.text().contains("secret"), "{what} is open");
         assert!(!place.outside.join("written").exists(), "{what} is open");
     }
-    victim.kill().expect("it lives");
-    victim.wait().expect("it is ours");
+}
+
+/// A process that ends with the test, whatever the test's end.
+struct Victim(std::process::Child);
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// What a command could do to the machine itself; run by root, only the sandbox stands between.

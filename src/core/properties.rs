@@ -8,9 +8,9 @@ pub mod world;
 use proptest::prelude::*;
 
 use super::event::{Ending, Event, EventBody, QuestionKind};
-use super::graph::{Node, OnFailure};
+use super::graph::{Authority, Node, OnFailure};
 use super::request::{REVISIONS_MAX, Signal};
-use super::state::{LOST_MAX, TURNS_MAX};
+use super::state::{LOST_MAX, Phase, TURNS_MAX};
 use driver::{Move, Sim};
 use world::{BIRTH, Tape, id, limits, nodes, side_by_side, tape};
 
@@ -155,6 +155,45 @@ fn a_step_that_kills_the_engine_is_given_up() {
     let (ending, error) = sim.state.ending().unwrap();
     assert_eq!((*ending, error.as_ref().unwrap().code.as_str()), (Ending::Failed, "interrupted"));
     assert_eq!(sim.state.step(0).attempt, LOST_MAX + 1);
+}
+
+/// A step that used up its way back has it again when a person asks for another plan.
+#[test]
+fn a_revision_is_a_new_beginning() {
+    let plan = Node { authority: Authority::Plans, ..Node::new(id("plan"), "plan") };
+    let look = Node {
+        needs: vec![id("plan")],
+        on_failure: OnFailure::Rewind { to: id("plan"), rounds: 1 },
+        ..Node::new(id("look"), "shell")
+    };
+    let approve = Node {
+        needs: vec![id("look")],
+        authority: Authority::Approves,
+        revise: Some(id("plan")),
+        ..Node::new(id("approve"), "approve")
+    };
+    let mut sim = Sim::new(vec![plan, look, approve], side_by_side(1), Tape::kind());
+    let (fails, mut round) = (Move::Fail { retryable: false, feedback: true }, 0);
+    for end in [fails, Move::Succeed, fails, Move::Succeed] {
+        while *sim.state.phase(1) != Phase::Running {
+            if !sim.perform_due() && *sim.state.phase(1) != Phase::Running {
+                sim.advance();
+            }
+        }
+        round += 1;
+        assert_eq!(sim.state.step(1).round, round);
+        sim.end_turn(1, end);
+        if end == Move::Succeed && round == 2 {
+            while sim.state.waiting().next().is_none() {
+                if !sim.perform_due() {
+                    sim.advance();
+                }
+            }
+            sim.signal(Signal::Revise { text: "smaller".to_owned() }).unwrap();
+        }
+    }
+    sim.run();
+    assert_eq!(sim.state.ending().unwrap().0, Ending::Completed);
 }
 
 proptest! {

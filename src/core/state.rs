@@ -671,12 +671,7 @@ impl RunState {
         let index = || step.expect("checked");
         match body {
             Accepted(_) => {}
-            Resumed {} => {
-                self.lose_open_calls();
-                for running in &self.running {
-                    self.steps[*running].turn_at = at;
-                }
-            }
+            Resumed {} => self.lose_open_calls(),
             StepStarted { .. } => self.start(graph, index(), at),
             StepContinued { carry, .. } => {
                 self.steps[index()].take_turn(carry);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-use super::job::{Job, Place};
+use super::job::{Job, Origin, Place};
 use super::toolchains::SYSTEM;
 use super::{
     Command, Exit, Finished, Network, OutputSink, Sandbox, SandboxError, Settings, WORKSPACE, passable, real_workspace,
@@ -28,40 +28,16 @@ const MOST_PROTECTED: usize = 256;
 /// The oldest `bwrap` with every option that is used here.
 const OLDEST: (u32, u32) = (0, 6);
 
-/// What of /etc programs need, where it exists. Left out on purpose: whatever can hold a password, a token or a key
-/// (`shadow`, `ssl/private`, `gitconfig`, `npmrc`, `pip.conf`, `ssh`).
-const ETC: [&str; 30] = [
-    "alternatives",
-    "ca-certificates",
-    "ca-certificates.conf",
-    "crypto-policies",
-    "debian_version",
-    "fonts",
-    "gai.conf",
-    "host.conf",
-    "ld.so.cache",
-    "ld.so.conf",
-    "ld.so.conf.d",
-    "locale.alias",
-    "localtime",
-    "magic",
-    "mime.types",
-    "os-release",
-    "perl",
-    "php",
-    "pki/ca-trust",
-    "pki/tls/certs",
-    "protocols",
-    "rpc",
-    "services",
-    "sgml",
-    "ssl/certs",
-    "ssl/openssl.cnf",
-    "terminfo",
-    "timezone",
-    "xdg",
-    "xml",
+/// What of /etc programs need, where it exists: folders are bound, files are copied. Left out on purpose: whatever can
+/// hold a password, a token or a key (`shadow`, `ssl/private`, `gitconfig`, `npmrc`, `pip.conf`, `ssh`).
+#[rustfmt::skip]
+const ETC: [&str; 24] = [
+    "alternatives", "ca-certificates", "ca-certificates.conf", "crypto-policies", "debian_version", "fonts", "gai.conf",
+    "host.conf", "ld.so.cache", "locale.alias", "localtime", "magic", "mime.types", "os-release", "perl", "php",
+    "pki/ca-trust", "pki/tls/certs", "protocols", "services", "ssl/certs", "ssl/openssl.cnf", "terminfo", "timezone",
 ];
+/// A file of /etc that is larger is not what it should be.
+const LARGEST_FILE: u64 = 4 << 20;
 /// More of the same, with a version in their names.
 const ETC_FAMILIES: [&str; 3] = ["java", "python3", "maven"];
 
@@ -132,18 +108,8 @@ impl Bubblewrap {
                 Err(_) => options.bind("--ro-bind-try", top, top)?,
             }
         }
-        let mut etc: Vec<PathBuf> = ETC.iter().map(|name| Path::new("/etc").join(name)).collect();
-        if command.network == Network::Full {
-            etc.extend(["/etc/hosts", "/etc/resolv.conf"].map(PathBuf::from));
-        }
-        for entry in fs::read_dir("/etc").into_iter().flatten().flatten() {
-            if entry.file_name().to_str().is_some_and(|name| ETC_FAMILIES.iter().any(|family| name.starts_with(family)))
-            {
-                etc.push(entry.path());
-            }
-        }
-        for path in &etc {
-            options.bind("--ro-bind-try", path, path)?;
+        for path in etc().iter().filter(|path| path.is_dir()) {
+            options.bind("--ro-bind", path, path)?;
         }
         let size = command.limits.scratch_bytes.max(1 << 20).to_string();
         options.add(&["--proc", "/proc", "--dev", "/dev", "--size", &size, "--tmpfs", "/dev/shm"]);
@@ -180,21 +146,46 @@ impl Bubblewrap {
         Ok(())
     }
 
-    fn files(&self, network: Network) -> Vec<(String, String)> {
+    /// The files of /etc: some of the host's, some of our own.
+    fn files(&self, network: Network) -> Result<Vec<(String, Origin)>, SandboxError> {
         let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let name = if self.root { "root" } else { "run" };
         let other = if user == 65534 { "" } else { "nobody:x:65534:65534::/:/bin/false\n" };
         let other_group = if group == 65534 { "" } else { "nogroup:x:65534:\n" };
         let mut files = vec![
-            ("/etc/passwd".to_owned(), format!("{name}:x:{user}:{group}::{HOME}:/bin/sh\n{other}")),
-            ("/etc/group".to_owned(), format!("{name}:x:{group}:\n{other_group}")),
-            ("/etc/nsswitch.conf".to_owned(), "passwd: files\ngroup: files\nhosts: files dns\n".to_owned()),
+            ("/etc/passwd".to_owned(), Origin::Text(format!("{name}:x:{user}:{group}::{HOME}:/bin/sh\n{other}"))),
+            ("/etc/group".to_owned(), Origin::Text(format!("{name}:x:{group}:\n{other_group}"))),
+            ("/etc/nsswitch.conf".to_owned(), Origin::Text("passwd: files\ngroup: files\nhosts: files dns\n".into())),
         ];
-        if network == Network::None {
-            files.push(("/etc/hosts".to_owned(), "127.0.0.1 localhost sandbox\n::1 localhost\n".to_owned()));
+        let mut hosts = etc();
+        match network {
+            Network::Full => hosts.extend(["/etc/hosts", "/etc/resolv.conf"].map(PathBuf::from)),
+            Network::None => {
+                let local = "127.0.0.1 localhost sandbox\n::1 localhost\n";
+                files.push(("/etc/hosts".to_owned(), Origin::Text(local.to_owned())));
+            }
         }
-        files
+        let readable = |path: &PathBuf| {
+            let metadata = fs::metadata(path);
+            metadata.is_ok_and(|found| found.is_file() && found.len() <= LARGEST_FILE) && fs::File::open(path).is_ok()
+        };
+        for path in hosts.into_iter().filter(readable) {
+            files.push((text(&path)?, Origin::Host(text(&path)?)));
+        }
+        Ok(files)
     }
+}
+
+/// The parts of /etc that are shown and exist.
+fn etc() -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = ETC.iter().map(|name| Path::new("/etc").join(name)).collect();
+    for entry in fs::read_dir("/etc").into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(|name| ETC_FAMILIES.iter().any(|family| name.starts_with(family))) {
+            found.push(entry.path());
+        }
+    }
+    found.retain(|path| path.exists());
+    found
 }
 
 #[async_trait]
@@ -243,7 +234,7 @@ impl Sandbox for Bubblewrap {
             place: Place::Bubblewrap {
                 program: self.program.clone(),
                 options,
-                files: self.files(command.network),
+                files: self.files(command.network)?,
                 home: HOME.to_owned(),
             },
             limits: command.limits,

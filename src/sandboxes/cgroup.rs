@@ -102,6 +102,7 @@ impl Part {
         limits: &[(&str, &str)],
         counts: &'static [Count],
     ) -> Option<Self> {
+        sweep(parent);
         let folder = parent.join(name);
         fs::create_dir(&folder).ok()?;
         let part = Self { folder, origin: origin.to_owned(), counts };
@@ -122,6 +123,17 @@ impl Drop for Part {
             if fs::remove_dir(&self.folder).is_ok() {
                 return;
             }
+        }
+    }
+}
+
+/// Removes empty groups of supervisors that were killed and could not.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix("devo-")?.split_once('-')?.0.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            let _ = fs::remove_dir(entry.path());
         }
     }
 }

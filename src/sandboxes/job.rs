@@ -34,10 +34,18 @@ pub(super) enum Place {
     Bubblewrap {
         program: String,
         options: Vec<String>,
-        /// Path in the sandbox and content of read-only files.
-        files: Vec<(String, String)>,
+        /// Path in the sandbox and origin of files that are copied into it.
+        files: Vec<(String, Origin)>,
         home: String,
     },
+}
+
+/// Where the content of a file comes from.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Origin {
+    Text(String),
+    /// This file of the host.
+    Host(String),
 }
 
 /// How it ended, as the supervisor saw it.

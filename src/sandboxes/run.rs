@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::process::{Child, Command as Process};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::job::{self, End, Job, Report};
@@ -172,10 +172,8 @@ pub(super) async fn run(
             () = sleep_until(deadline) => match (&ended, ordered) {
                 (Some(_), _) => break,
                 (None, None) => Some(Exit::TimedOut),
-                (None, Some(_)) => {
-                    let _ = supervised.child.start_kill();
-                    return Err(lost("did not end the command in time", None));
-                }
+                // It goes on killing; to kill it would set free what it holds.
+                (None, Some(_)) => return Err(lost("did not end the command in time", None)),
             },
         };
         if order.is_some() {
@@ -184,8 +182,9 @@ pub(super) async fn run(
             deadline = Instant::now() + REPORT_WITHIN;
         }
     }
-    // It exits right after its report; awaited so that it does not stay as a zombie.
-    let _ = timeout(DRAIN_WITHIN, supervised.child.wait()).await;
+    // It exits soon after its report; awaited by someone so that it does not stay as a zombie.
+    let mut child = supervised.child;
+    tokio::spawn(async move { child.wait().await });
     let report = ended.expect("the loop ends only with a report");
     if !report.clean {
         return Err(lost("could not kill every process of the command", None));

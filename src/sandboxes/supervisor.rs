@@ -26,7 +26,7 @@ use rustix::process::{
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::cgroup::Group;
-use super::job::{self, End, Job, Place, Report};
+use super::job::{self, End, Job, Origin, Place, Report};
 use super::{Exit, LimitHit, Limits, tree};
 
 /// The first argument that makes this program a supervisor.
@@ -38,6 +38,8 @@ const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 const FOLLOW: Duration = Duration::from_millis(20);
 /// Longer than this only a process in an uninterruptible system call lives after its kill.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// Then the machine needs a person.
+const LAST_PATIENCE: Duration = Duration::from_secs(3600);
 /// On the host the kernel counts a user's processes, not a command's: so many more than now are left to the user.
 const PIDS_OF_OTHERS: u64 = 256;
 /// Makes the kernel take a command's process, not the engine, when the machine is out of memory.
@@ -53,8 +55,8 @@ pub fn supervise() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let report = job::read::<Job>(&mut control).map(|job| run(&job, &control));
-    match report.and_then(|report| job::write(&mut control, &report)) {
+    let told = job::read::<Job>(&mut control).and_then(|job| run(&job, &mut control));
+    match told {
         Ok(()) => ExitCode::SUCCESS,
         // The engine is gone, and with it whoever would read a message.
         Err(_) => ExitCode::FAILURE,
@@ -78,14 +80,31 @@ fn take_control() -> io::Result<File> {
     Ok(control)
 }
 
-fn run(job: &Job, control: &File) -> Report {
-    match start(job) {
-        Ok(mut running) => running.watch(job, control),
-        Err(error) => Report { end: End::NotStarted(error.to_string()), hits: Vec::new(), clean: true },
+/// Runs the job and reports. What could not be killed in time is not let go: this process stays and goes on.
+fn run(job: &Job, control: &mut File) -> io::Result<()> {
+    let mut running = match start(job) {
+        Ok(running) => running,
+        Err(error) => {
+            let end = End::NotStarted(error.to_string());
+            return job::write(control, &Report { end, hits: Vec::new(), clean: true });
+        }
+    };
+    let report = running.watch(job, control);
+    if let Some(home) = running.home.take_if(|_| report.clean) {
+        remove(home);
     }
+    let told = job::write(control, &report);
+    if !report.clean {
+        tree::end(running.main, &mut running.status, Duration::ZERO, LAST_PATIENCE);
+    }
+    if let Some(home) = running.home.take() {
+        remove(home);
+    }
+    // What is left, the control group, takes its time to go and is nobody's business: nobody waits for it.
+    told
 }
 
-/// A command that was started. Fields drop in this order: the group last, when it is empty.
+/// A command that was started.
 struct Running {
     main: Pid,
     /// Readable once `main` is dead.
@@ -124,9 +143,15 @@ fn start(job: &Job) -> io::Result<Running> {
         Place::Bubblewrap { program, options, files: contents, home } => {
             fcntl_setfd(&told, FdFlags::empty())?;
             let mut words = vec!["--json-status-fd".to_owned(), told.as_raw_fd().to_string()];
-            for (path, content) in contents {
-                let file = inherited(content.as_bytes())?;
-                words.extend(["--ro-bind-data".to_owned(), file.as_raw_fd().to_string(), path.clone()]);
+            for (path, origin) in contents {
+                let file = match origin {
+                    Origin::Text(text) => memory_file(text.as_bytes())?,
+                    Origin::Host(path) => File::open(path)?,
+                };
+                let file = inherited(file)?;
+                // Copied: a mount for each would take most of the sandbox's start.
+                let copy = ["--perms", "0444", "--file", &file.as_raw_fd().to_string(), path].map(str::to_owned);
+                words.extend(copy);
                 files.push(file);
             }
             words.extend(options.iter().cloned());
@@ -136,7 +161,7 @@ fn start(job: &Job) -> io::Result<Running> {
                 words.extend(["--setenv".to_owned(), name.clone(), value.clone()]);
             }
             let words: Vec<u8> = words.iter().flat_map(|word| [word.as_bytes(), b"\0"].concat()).collect();
-            let words = inherited(&words)?;
+            let words = inherited(memory_file(&words)?)?;
             let mut command = Command::new(program);
             command.current_dir("/").env_clear().arg("--args").arg(words.as_raw_fd().to_string());
             // The limit on processes counts per user namespace: set within, so that the user's others do not count.
@@ -201,12 +226,7 @@ impl Running {
         if matches!(end, End::Signal(SIGXFSZ)) {
             hits.push(LimitHit::FileSize);
         }
-        if let Some(group) = self.group.take() {
-            hits.extend(group.hits());
-        }
-        if let Some(home) = self.home.take() {
-            remove(home);
-        }
+        hits.extend(self.group.iter().flat_map(Group::hits));
         Report { end, hits, clean }
     }
 
@@ -257,11 +277,16 @@ fn exit_code(progress: &mut File) -> Option<i32> {
     })
 }
 
-/// A file in memory that the next program inherits, at its beginning.
-fn inherited(content: &[u8]) -> io::Result<File> {
-    let mut file = File::from(memfd_create("devo", MemfdFlags::empty())?);
+/// A file in memory, at its beginning.
+fn memory_file(content: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create("devo", MemfdFlags::CLOEXEC)?);
     file.write_all(content)?;
     file.rewind()?;
+    Ok(file)
+}
+
+/// The next program inherits it.
+fn inherited(file: File) -> io::Result<File> {
     fcntl_setfd(file.as_fd(), FdFlags::empty())?;
     Ok(file)
 }

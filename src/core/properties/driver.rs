@@ -118,6 +118,9 @@ impl Sim {
     pub fn run(&mut self) {
         loop {
             self.check();
+            if self.tape.weighted(&[24, 1]) == 1 {
+                self.intrude();
+            }
             if self.state.ending().is_some() {
                 if self.retries >= 2 || self.tape.weighted(&[2, 3]) == 0 {
                     return;
@@ -130,8 +133,15 @@ impl Sim {
                 }
                 continue;
             }
-            if !self.perform_due() {
-                self.choose();
+            // Sometimes turns end and people speak before the engine has looked at what is due.
+            match self.tape.weighted(&[10, 3, 1]) {
+                1 if self.state.running().next().is_some() => self.some_turn_ends(),
+                2 => self.person(),
+                _ => {
+                    if !self.perform_due() {
+                        self.choose();
+                    }
+                }
             }
         }
     }
@@ -155,7 +165,7 @@ impl Sim {
         for effect in due(&self.graph, &self.state, self.now) {
             match effect {
                 // The step may end by itself before it can be stopped.
-                Effect::Cancel(..) | Effect::TimeOut(_) if self.tape.weighted(&[4, 1]) == 1 => {}
+                Effect::Cancel(..) | Effect::TimeOut(_) if self.tape.weighted(&[2, 1]) == 1 => {}
                 Effect::Start(at) => {
                     let (attempt, round, turn) = self.state.next_start(at);
                     let step = self.id(at);
@@ -197,29 +207,32 @@ impl Sim {
 
     /// Nothing is due: something happens, or time passes.
     fn choose(&mut self) {
-        match self.tape.weighted(&[60, 12, 14, 4, 6]) {
+        match self.tape.weighted(&[60, 12, 14, 4]) {
             0 => self.advance(),
             1 => self.now = self.now.plus_ms([1, 7, 60, 400][self.tape.pick(4)]),
             2 => self.person(),
-            3 => self.crash(),
-            _ => self.intrude(),
+            _ => self.crash(),
         }
     }
 
     /// The ordinary course: a turn ends, a person answers, or the clock moves to the next wake-up.
     pub fn advance(&mut self) {
-        let running: Vec<StepIndex> = self.state.running().collect();
         let wake = wake_after(&self.graph, &self.state, self.now);
-        if !running.is_empty() {
-            let at = running[self.tape.pick(running.len())];
-            self.now = self.now.plus_ms([0, 0, 1, 30][self.tape.pick(4)]);
-            let outcome = self.outcome(at);
-            return self.end_turn(at, outcome);
+        if self.state.running().next().is_some() {
+            return self.some_turn_ends();
         }
         if self.state.waiting().next().is_some() && (wake.is_none() || self.tape.pick(2) == 0) {
             return if self.tape.weighted(&[4, 3]) == 0 { self.answer() } else { self.person() };
         }
         self.now = wake.expect("while unfinished, something is due, running, asked or asleep");
+    }
+
+    fn some_turn_ends(&mut self) {
+        let running: Vec<StepIndex> = self.state.running().collect();
+        let at = running[self.tape.pick(running.len())];
+        self.now = self.now.plus_ms([0, 0, 1, 30][self.tape.pick(4)]);
+        let outcome = self.outcome(at);
+        self.end_turn(at, outcome);
     }
 
     /// How the turn ends.
@@ -382,6 +395,14 @@ impl Sim {
                 assert!(asks(QuestionKind::Answer) || asks(QuestionKind::Budget) || verdict.is_err());
             }
         }
+        if let Ok(EventBody::Answered { step, .. }) = &verdict {
+            let shown = self.state.waiting().find(|(_, question)| question.kind != QuestionKind::Approval);
+            assert_eq!(
+                Some(step),
+                shown.map(|(at, _)| &self.graph.node(at).id),
+                "the first question is answered first"
+            );
+        }
         verdict.map(|body| self.record(body))
     }
 
@@ -404,86 +425,95 @@ impl Sim {
     /// An event that nobody asked for: it is refused and changes nothing, or the promises hold with it.
     fn intrude(&mut self) {
         let at = self.tape.pick(self.graph.len());
-        let body = self.intruder(at);
-        let right = Event { seq: self.state.seq() + 1, at: self.now, body };
-        let gap = Event { seq: right.seq + 1 + self.tape.pick(2) as u64, ..right.clone() };
-        let again = Event { seq: right.seq - 1, ..right.clone() };
-        let early = Event { at: Timestamp(self.state.updated_at().0 - 1), ..right.clone() };
-        for wrong in [gap, again, early] {
-            let mut state = self.state.clone();
-            assert!(state.apply(&self.graph, &wrong).is_err(), "gaps and steps back in time are refused");
-            assert_eq!(state, self.state, "a refused event changes nothing");
-        }
+        let right = |body| Event { seq: self.state.seq() + 1, at: self.now, body };
+        let wrong = right(EventBody::Resumed {});
+        let gap = Event { seq: wrong.seq + 1, ..wrong.clone() };
+        let again = Event { seq: wrong.seq - 1, ..wrong.clone() };
+        let early = Event { at: Timestamp(self.state.updated_at().0 - 1), ..wrong };
+        let other = self.tape.pick(self.graph.len());
+        let mut events = vec![(gap, false), (again, false), (early, false)];
+        events.extend(self.intruders(at, other).into_iter().map(|body| (right(body), true)));
         let mut state = self.state.clone();
-        match state.apply(&self.graph, &right) {
-            Err(_) => assert_eq!(state, self.state, "a refused event changes nothing"),
-            Ok(()) => {
-                let mut oracle = self.oracle.clone();
-                oracle.see(&self.graph, &self.state, &right, &state);
-                oracle.check_due(&self.graph, &state, self.now);
+        for (event, allowed) in events {
+            match state.apply(&self.graph, &event) {
+                Err(_) => assert_eq!(state, self.state, "a refused event changes nothing"),
+                Ok(()) => {
+                    assert!(allowed, "gaps and steps back in time are refused");
+                    let mut oracle = self.oracle.clone();
+                    oracle.see(&self.graph, &self.state, &event, &state);
+                    oracle.check_due(&self.graph, &state, self.now);
+                    state = self.state.clone();
+                }
             }
         }
     }
 
-    fn intruder(&mut self, at: StepIndex) -> EventBody {
-        let (step, who) = (self.id(at), who());
+    /// One of everything that could be claimed of a step.
+    fn intruders(&self, at: StepIndex, other: StepIndex) -> Vec<EventBody> {
+        use EventBody::*;
+        let step = || self.id(at);
         let (attempt, round, turn) = self.state.next_start(at);
-        let reason = "no reason".to_owned();
+        let reason = || "no reason".to_owned();
         let plan = self.state.plan().map_or_else(|| plan_record(&self.state, 0), Clone::clone);
-        let other = self.tape.pick(self.graph.len());
-        let other = self.id(other);
+        let mut forged = plan_record(&self.state, 1);
+        forged.plan.title.push('!');
+        let record = |record: &PlanRecord| serde_json::to_value(record).unwrap();
         let error = Failure { retryable: true, ..Failure::terminal("odd", "odd") }.feedback("odd");
-        match self.tape.pick(25) {
-            0 => EventBody::StepStarted { step, attempt, round, turn },
-            1 => EventBody::StepStarted { step, attempt: attempt + 1, round, turn },
-            2 => EventBody::StepStarted { step, attempt, round: round + 1, turn },
-            3 => EventBody::StepStarted { step, attempt, round, turn: turn + 1 },
-            4 => EventBody::StepContinued { step, carry: json!(1) },
-            5 => {
-                let kind = [QuestionKind::Approval, QuestionKind::Answer, QuestionKind::Budget][self.tape.pick(3)];
-                EventBody::StepAsked { step, question: Question { kind, text: reason }, carry: Value::Null }
-            }
-            6 => EventBody::StepSucceeded { step, output: json!({"hash": "sha256:0"}) },
-            7 => EventBody::StepSucceeded { step, output: serde_json::to_value(plan).unwrap() },
-            8 => {
-                let mut forged = plan_record(&self.state, 1);
-                forged.plan.title.push('!');
-                EventBody::StepSucceeded { step, output: serde_json::to_value(forged).unwrap() }
-            }
-            9 => EventBody::StepSkipped { step, reason },
-            10 => EventBody::StepFailed { step, error },
-            11 => EventBody::StepCancelled { step, reason },
-            12 => EventBody::StepInterrupted { step },
-            13 => EventBody::StepParked { step, reason, until: self.now, carry: Value::Null },
-            14 => EventBody::CallStarted {
-                step,
-                call: self.state.next_call() + self.tape.pick(2) as u32,
-                role: "planner".to_owned(),
-                provider: String::new(),
-                model: String::new(),
-                reserved: Usd(1),
-                reserved_tokens: 1,
-                prompt: PromptRecord::default(),
-            },
-            15 => {
-                let call = self.state.next_call().saturating_sub(1 + self.tape.pick(2) as u32);
-                EventBody::CallFinished { step, call, usage: tokens(1), usd: Usd(1), error: None }
-            }
-            16 => EventBody::Approved { step, plan_hash: plan.hash, revision: plan.revision, who, note: None },
-            17 => {
-                EventBody::Approved { step, plan_hash: "sha256:0".to_owned(), revision: plan.revision, who, note: None }
-            }
-            18 => EventBody::Revised { step, text: reason, who },
-            19 => EventBody::Rejected { step, who, note: None },
-            20 => EventBody::Answered { step, text: reason, more_usd: Usd(0), more_tokens: 0, who },
-            21 => EventBody::Retried { from: Some(step), who },
-            22 => EventBody::Rewound { from: step, to: other },
-            23 => EventBody::WallLimitReached {},
-            _ => {
-                let status = [Ending::Completed, Ending::Failed, Ending::Aborted][self.tape.pick(3)];
-                EventBody::Finished { status, error: None }
-            }
-        }
+        let revision = plan.revision;
+        let mut all = vec![
+            StepStarted { step: step(), attempt, round, turn },
+            StepStarted { step: step(), attempt: attempt + 1, round, turn },
+            StepStarted { step: step(), attempt, round: round + 1, turn },
+            StepStarted { step: step(), attempt, round, turn: turn + 1 },
+            StepContinued { step: step(), carry: json!(1) },
+            StepSucceeded { step: step(), output: json!({"hash": "sha256:0"}) },
+            StepSucceeded { step: step(), output: record(&plan) },
+            StepSucceeded { step: step(), output: record(&plan_record(&self.state, 2)) },
+            StepSucceeded { step: step(), output: record(&forged) },
+            StepSkipped { step: step(), reason: reason() },
+            StepFailed { step: step(), error },
+            StepCancelled { step: step(), reason: reason() },
+            StepInterrupted { step: step() },
+            StepParked { step: step(), reason: reason(), until: self.now, carry: Value::Null },
+            Approved { step: step(), plan_hash: plan.hash, revision, who: who(), note: None },
+            Approved { step: step(), plan_hash: "sha256:0".to_owned(), revision, who: who(), note: None },
+            Revised { step: step(), text: reason(), who: who() },
+            Rejected { step: step(), who: who(), note: None },
+            Answered { step: step(), text: reason(), more_usd: Usd(0), more_tokens: 0, who: who() },
+            Retried { from: None, who: who() },
+            Retried { from: Some(step()), who: who() },
+            Rewound { from: step(), to: self.id(other) },
+            Rewound { from: self.id(other), to: step() },
+            WallLimitReached {},
+            AbortRequested { who: who() },
+            StepSkipped { step: id("nowhere"), reason: reason() },
+        ];
+        let kinds = [QuestionKind::Approval, QuestionKind::Answer, QuestionKind::Budget];
+        all.extend(kinds.map(|kind| {
+            let question = Question { kind, text: reason() };
+            StepAsked { step: step(), question, carry: Value::Null }
+        }));
+        let next = self.state.next_call();
+        all.extend([next - 1, next, next + 1].map(|call| CallStarted {
+            step: step(),
+            call,
+            role: "planner".to_owned(),
+            provider: String::new(),
+            model: String::new(),
+            reserved: Usd(1),
+            reserved_tokens: 1,
+            prompt: PromptRecord::default(),
+        }));
+        all.extend((1..=next).map(|call| CallFinished {
+            step: step(),
+            call,
+            usage: tokens(1),
+            usd: Usd(1),
+            error: None,
+        }));
+        all.extend([Ending::Completed, Ending::Failed, Ending::Aborted].map(|status| Finished { status, error: None }));
+        all.push(self.events[0].body.clone());
+        all
     }
 
     /// What must hold of a whole history.

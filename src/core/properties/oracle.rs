@@ -9,6 +9,7 @@ use super::world::BIRTH;
 use crate::core::budget::{Usage, Usd};
 use crate::core::event::{Ending, Event, EventBody, QuestionKind};
 use crate::core::graph::{Authority, Graph, OnFailure, StepIndex};
+use crate::core::plan::{PlanRecord, plan_hash};
 use crate::core::scheduler::{Effect, due, wake_after};
 use crate::core::state::{LOST_MAX, Phase, RunState, Status};
 use crate::core::time::Timestamp;
@@ -78,7 +79,7 @@ pub struct Oracle {
     person_stopped: bool,
     active: u64,
     last: Timestamp,
-    held: BTreeMap<u32, (Usd, u64)>,
+    held: BTreeMap<u32, (StepIndex, Usd, u64)>,
     spent: (u64, u64),
     added: (u64, u64),
     /// How much calls cost beyond what was reserved for them.
@@ -116,7 +117,7 @@ impl Oracle {
 
     /// Money and tokens that are spent or reserved.
     pub fn committed(&self) -> (u64, u64) {
-        let held = self.held.values().fold((0, 0), |(usd, tokens), (u, t)| (usd + u.0, tokens + t));
+        let held = self.held.values().fold((0, 0), |(usd, tokens), (_, u, t)| (usd + u.0, tokens + t));
         (self.spent.0 + held.0, self.spent.1 + held.1)
     }
 
@@ -144,9 +145,6 @@ impl Oracle {
             Accepted(_) => panic!("a run is accepted once"),
             Resumed {} => {
                 self.lose_calls();
-                for track in &mut self.tracks {
-                    track.running_since = track.running_since.map(|_| at);
-                }
             }
             StepStarted { attempt, round, turn, .. } => {
                 self.started(graph, before, step(), (*attempt, *round, *turn), at)
@@ -172,7 +170,12 @@ impl Oracle {
             StepSucceeded { output, .. } => {
                 if graph.node(step()).authority == Authority::Plans {
                     self.superseded.extend(self.plan.take());
-                    self.plan = output["hash"].as_str().map(str::to_owned);
+                    let plan: PlanRecord = serde_json::from_value(output.clone()).expect("a plan is a plan");
+                    let last = before.plan().map_or(0, |plan| plan.revision);
+                    assert_eq!(plan.revision, last + 1, "revisions count up");
+                    let hash = plan_hash(&plan.plan, &plan.base_commit, &before.spec().pipeline_hash);
+                    assert_eq!(plan.hash, hash, "a plan's hash is its own");
+                    self.plan = Some(hash);
                     self.approved = None;
                 }
                 assert_eq!(after.step(step()).output, *output);
@@ -193,26 +196,29 @@ impl Oracle {
                 assert!(self.tracks[step()].running_since.is_some());
                 self.calls += 1;
                 assert_eq!(*call, self.calls);
-                self.held.insert(*call, (*reserved, *reserved_tokens));
+                self.held.insert(*call, (step(), *reserved, *reserved_tokens));
             }
             CallFinished { call, usage, usd, .. } => {
-                let (held, held_tokens) = self.held.remove(call).expect("only an open call is finished");
+                let (owner, held, held_tokens) = self.held.remove(call).expect("only an open call is finished");
+                assert_eq!(owner, step(), "who began a call ends it");
                 self.spent = (self.spent.0 + usd.0, self.spent.1 + usage.total());
                 self.overrun.0 += usd.0.saturating_sub(held.0);
                 self.overrun.1 += usage.total().saturating_sub(held_tokens);
             }
             Approved { plan_hash, .. } => {
                 assert_eq!(Some(plan_hash), self.plan.as_ref(), "only the current plan is approved");
+                assert!(!before.going_back(), "a plan that is being revised is not approved");
                 assert_eq!(graph.node(step()).authority, Authority::Approves);
                 self.approved = Some(plan_hash.clone());
                 self.tracks[step()].given.answer = Some("approved".to_owned());
             }
             Revised { text, .. } => {
                 self.approved = None;
-                assert!(after.going_back());
+                assert!(after.going_back() && !before.going_back() && !before.halting());
                 self.tracks[step()].revision = Some(text.clone());
             }
             Rejected { .. } => {
+                assert_eq!(*after.phase(step()), Phase::Cancelled);
                 self.stops += 1;
                 self.person_stopped |= self.stops == 1;
             }
