@@ -82,6 +82,11 @@ impl RepoPath {
         Self(self.0.rsplit_once('/').map(|(parent, _)| parent.to_owned()).unwrap_or_default())
     }
 
+    /// What `name` is in this folder; refused like [`RepoPath::parse`] refuses.
+    pub fn join(&self, name: &str) -> Result<Self, FileError> {
+        if self.is_root() { Self::parse(name) } else { Self::parse(&format!("{}/{name}", self.0)) }
+    }
+
     /// The parts, from the root down; none for the root.
     pub fn parts(&self) -> impl Iterator<Item = &str> {
         self.0.split('/').filter(|part| !part.is_empty())

@@ -212,7 +212,7 @@ impl Folder {
         let mut here = RepoPath::root();
         let mut fd = self.at(&here, flags)?;
         for part in dir.parts() {
-            let next = join(&here, part);
+            let next = here.join(part)?;
             fd = match self.at(&next, flags) {
                 Err(FileError::NotFound { .. }) => {
                     match rustix::fs::mkdirat(&fd, part, Mode::from_raw_mode(0o755)) {
@@ -238,7 +238,7 @@ impl Folder {
         let count = path.parts().count();
         for (index, part) in path.parts().enumerate() {
             rules.enter(self, &here);
-            here = join(&here, part);
+            here = here.join(part).ok()?;
             if let Some(rule) = rules.matched(&here, is_folder || index + 1 < count) {
                 return Some(rule);
             }
@@ -258,12 +258,13 @@ impl Folder {
         for item in Dir::read_from(&fd).map_err(|errno| failed(dir, errno))?.take(FOLDER_LIMIT) {
             let item = item.map_err(|errno| failed(dir, errno))?;
             let Ok(name) = item.file_name().to_str() else { continue };
-            if name == "." || name == ".." || !RepoPath::parse(name).is_ok_and(|path| path.as_str() == name) {
+            if name == "." || name == ".." {
                 continue;
             }
+            let Ok(path) = dir.join(name) else { continue };
             // Gone since it was listed: not there.
             let Ok(stat) = rustix::fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            found.push(entry(join(dir, name).as_str().to_owned(), &stat));
+            found.push(entry(path.as_str().to_owned(), &stat));
         }
         found.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(found)
@@ -328,7 +329,7 @@ impl Source for Folder {
         let mut ignored = false;
         for part in dir.parts() {
             rules.enter(self, &here);
-            here = join(&here, part);
+            here = here.join(part)?;
             ignored |= rules.matched(&here, true).is_some();
         }
         let mut walk = Walk { entries: Vec::new(), complete: true };
@@ -360,8 +361,8 @@ struct Rules {
 
 impl Rules {
     fn enter(&mut self, folder: &Folder, dir: &RepoPath) {
-        let file = join(dir, ".gitignore");
-        let rules = match folder.read_any(&file, IGNORE_FILE_LIMIT) {
+        let content = dir.join(".gitignore").and_then(|file| folder.read_any(&file, IGNORE_FILE_LIMIT));
+        let rules = match content {
             Err(_) => Gitignore::empty(),
             Ok(content) => {
                 // `.` as root: paths are given relative to the file's own folder.
@@ -387,19 +388,13 @@ impl Rules {
                 false => path.as_str().strip_prefix(dir.as_str())?.strip_prefix('/')?,
             };
             match rules.matched(rest, is_folder) {
-                Match::Ignore(glob) => return Some(format!("{} in {}", glob.original(), join(dir, ".gitignore"))),
+                Match::Ignore(glob) => return Some(format!("{} in {dir}/.gitignore", glob.original())),
                 Match::Whitelist(_) => return None,
                 Match::None => {}
             }
         }
         None
     }
-}
-
-/// A path one level deeper; `name` is one checked part.
-fn join(dir: &RepoPath, name: &str) -> RepoPath {
-    let text = if dir.is_root() { name.to_owned() } else { format!("{dir}/{name}") };
-    RepoPath::parse(&text).unwrap_or_else(|_| dir.clone())
 }
 
 /// A new empty file beside the one to write.

@@ -1,11 +1,13 @@
 //! The tools that models see, and what the reading ones do. The planner's list has nothing that writes; the executor's writing
 //! and running tools are performed by the step that owns the workspace and the sandbox.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::edits;
-use super::files::{RepoPath, Source};
+use super::edits::{self, EditError, find_placeholder};
+use super::files::{FileError, Kind, RepoPath, Source};
 use super::folder::Folder;
 use super::guard::Guard;
 use super::outline;
@@ -14,14 +16,19 @@ use super::repo_map::repo_map;
 use super::search::{Output, Query, find_files, list, search};
 use super::talk::answer;
 use super::truncate::{
-    READ_BYTES, READ_BYTES_MOST, READ_LINE, READ_LINES, REFUSAL_BYTES, RESULTS_BYTES, cut_line, cut_middle,
-    fit_together,
+    GLOB_PATHS, READ_BYTES, READ_BYTES_MOST, READ_LINE, READ_LINES, REFUSAL_BYTES, RESULTS_BYTES, SEARCH_HITS,
+    cut_line, cut_middle, fit_together,
 };
 use crate::core::plan::Plan;
 use crate::providers::{ToolCall, ToolResult, ToolSpec};
+use crate::sandboxes::WORKSPACE;
 
 /// Files above this are not read or edited by tools, in bytes.
 const FILE_MAX: u64 = 4 * 1024 * 1024;
+/// Room for the heading of a read range, in bytes: a path and some words.
+const HEADING: usize = 400;
+/// Files of fewer lines may shrink as they like.
+const SHRINK_LINES: usize = 200;
 /// New text of a file that the model may write at once, in bytes.
 const WRITE_MAX: usize = 512 * 1024;
 
@@ -156,20 +163,36 @@ const ALIASES: &[(&str, &str)] = &[
     ("edit_file", "replace"),
     ("edit", "replace"),
     ("str_replace", "replace"),
+    ("search_replace", "replace"),
     ("create_file", "write_file"),
+    ("write", "write_file"),
+    ("read", "read_file"),
+    ("view", "read_file"),
+    ("view_file", "read_file"),
+    ("cat", "read_file"),
     ("run_command", "run_shell_command"),
+    ("execute_command", "run_shell_command"),
     ("bash", "run_shell_command"),
     ("shell", "run_shell_command"),
+    ("terminal", "run_shell_command"),
     ("grep", "grep_search"),
     ("search", "grep_search"),
+    ("search_file_content", "grep_search"),
     ("find_files", "glob"),
     ("list_dir", "list_directory"),
+    ("list_files", "list_directory"),
     ("ls", "list_directory"),
     ("test", "run_tests"),
+    ("run_test", "run_tests"),
 ];
 
 /// The name that the tool has here.
 pub fn canonical(name: &str) -> &str {
+    // Some models put the name of an invented module in front.
+    let name = ["default_api.", "default_api:", "functions."]
+        .iter()
+        .find_map(|start| name.strip_prefix(start))
+        .unwrap_or(name);
     ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, tool)| tool)
 }
 
@@ -188,8 +211,66 @@ pub fn arguments<T: serde::de::DeserializeOwned>(call: &ToolCall) -> Result<T, S
     if let Some(invalid) = &call.invalid {
         return Err(format!("the arguments are not JSON: {}", cut_line(invalid, 200)));
     }
-    serde_json::from_value(call.arguments.clone())
-        .map_err(|error| format!("the arguments of `{}` do not fit: {error}", call.name))
+    let given = coerced(&call.arguments);
+    let read = match given.is_object() {
+        // The reader would take a list for an object, in the order of the fields.
+        false => Err("they must be an object".to_owned()),
+        true => {
+            serde_json::from_value(given.clone()).map_err(|error| misfit(&given).unwrap_or_else(|| error.to_string()))
+        }
+    };
+    read.map_err(|why| format!("the arguments of `{}` do not fit: {why}", cut_line(&call.name, 60)))
+}
+
+/// Fields that are whole numbers, in any tool.
+const NUMBERS: &[&str] =
+    &["start_line", "end_line", "context", "depth", "limit", "total_max_matches", "timeout_s", "max_failures"];
+/// Fields that are true or false.
+const FLAGS: &[&str] = &["literal", "fixed_strings", "names_only", "allow_multiple"];
+/// Fields that are lists or objects; all others are texts.
+const NESTED: &[&str] = &["focus", "evidence"];
+
+/// Numbers and flags given as text become what they mean, and fields set to null are left out.
+fn coerced(arguments: &Value) -> Value {
+    let fields = match arguments {
+        Value::Object(fields) => fields,
+        // A tool that needs nothing, called with nothing.
+        Value::Null => return Value::Object(serde_json::Map::new()),
+        other => return other.clone(),
+    };
+    let plain = |(name, value): (&String, &Value)| {
+        let value = match value {
+            Value::String(text) if NUMBERS.contains(&name.as_str()) => {
+                text.trim().parse::<u64>().map_or_else(|_| value.clone(), Value::from)
+            }
+            // `as` is exact here: the number is whole and small.
+            Value::Number(number) if NUMBERS.contains(&name.as_str()) => match number.as_f64() {
+                Some(n) if n.fract() == 0.0 && (0.0..1e9).contains(&n) => Value::from(n as u64),
+                _ => value.clone(),
+            },
+            Value::String(text) if FLAGS.contains(&name.as_str()) => match text.trim().to_ascii_lowercase().as_str() {
+                "true" => Value::Bool(true),
+                "false" => Value::Bool(false),
+                _ => value.clone(),
+            },
+            _ => value.clone(),
+        };
+        (name.clone(), value)
+    };
+    Value::Object(fields.iter().filter(|(_, value)| !value.is_null()).map(plain).collect())
+}
+
+/// The first field of a wrong type, by name: the reader of JSON names only the type.
+fn misfit(arguments: &Value) -> Option<String> {
+    arguments.as_object()?.iter().find_map(|(name, value)| {
+        let wanted = match name.as_str() {
+            name if NESTED.contains(&name) => return None,
+            name if NUMBERS.contains(&name) => (!value.is_u64()).then_some("a whole number, 0 or more"),
+            name if FLAGS.contains(&name) => (!value.is_boolean()).then_some("true or false"),
+            _ => (!value.is_string()).then_some("a text"),
+        }?;
+        Some(format!("`{}` must be {wanted}; it is {}", cut_line(name, 60), cut_line(&value.to_string(), 80)))
+    })
 }
 
 /// The answers to the planner's reading calls, together within their limit.
@@ -233,6 +314,8 @@ struct GlobArguments {
     glob: String,
     #[serde(default, alias = "dir_path")]
     path: Option<String>,
+    #[serde(default)]
+    limit: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -251,6 +334,8 @@ struct SearchArguments {
     names_only: bool,
     #[serde(default)]
     context: usize,
+    #[serde(default, alias = "total_max_matches")]
+    limit: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -302,8 +387,13 @@ pub fn read(call: &ToolCall, source: &dyn Source) -> Result<String, String> {
         }
         "glob" => {
             let given = arguments::<GlobArguments>(call)?;
-            find_files(source, &given.glob, &at(given.path.as_deref().unwrap_or("."))?, 100)
-                .map_err(|error| error.to_string())
+            find_files(
+                source,
+                &given.glob,
+                &at(given.path.as_deref().unwrap_or("."))?,
+                given.limit.unwrap_or(GLOB_PATHS),
+            )
+            .map_err(|error| error.to_string())
         }
         "grep_search" => {
             let given = arguments::<SearchArguments>(call)?;
@@ -320,7 +410,7 @@ pub fn read(call: &ToolCall, source: &dyn Source) -> Result<String, String> {
                 fixed: given.literal,
                 output,
                 context: given.context,
-                limit: 100,
+                limit: given.limit.unwrap_or(SEARCH_HITS),
             };
             search(source, &query).map_err(|error| error.to_string())
         }
@@ -340,14 +430,21 @@ pub fn read_path(call: &ToolCall) -> Option<String> {
 }
 
 fn at(path: &str) -> Result<RepoPath, String> {
-    RepoPath::parse(path).map_err(|error| error.to_string())
+    // What a command prints shows the workspace where the sandbox has it.
+    let inside = path.strip_prefix(WORKSPACE).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    let path = inside.map_or(path, |rest| rest.trim_start_matches('/'));
+    RepoPath::parse(path).map_err(|error| hinted(&error))
+}
+
+fn hinted(error: &FileError) -> String {
+    match error.hint() {
+        Some(hint) => format!("{error}; {hint}"),
+        None => error.to_string(),
+    }
 }
 
 fn text_of(source: &dyn Source, path: &RepoPath) -> Result<String, String> {
-    let content = source.read(path, FILE_MAX).map_err(|error| match error.hint() {
-        Some(hint) => format!("{error}; {hint}"),
-        None => error.to_string(),
-    })?;
+    let content = source.read(path, FILE_MAX).map_err(|error| hinted(&error))?;
     if content.is_cut() {
         return Err(format!("{} has {} bytes; tools take files up to {FILE_MAX}", path.as_str(), content.size));
     }
@@ -357,28 +454,32 @@ fn text_of(source: &dyn Source, path: &RepoPath) -> Result<String, String> {
     String::from_utf8(content.bytes).map_err(|_| format!("{} is not UTF-8 text", path.as_str()))
 }
 
-/// A range of lines with a heading that says what is shown.
+/// A range of lines with a heading that says what is shown and how to go on.
 pub fn lines(name: &str, text: &str, start: Option<usize>, end: Option<usize>) -> String {
     let total = text.lines().count();
+    if total == 0 {
+        return format!("{name}: empty");
+    }
     let start = start.unwrap_or(1).max(1);
-    let ranged = end.is_some();
-    let end = end.unwrap_or(start + READ_LINES - 1).min(total);
-    let most = if ranged { READ_BYTES_MOST } else { READ_BYTES };
+    if start > total {
+        return format!("{name}: has {total} lines; nothing from line {start}");
+    }
+    let wanted = end.unwrap_or_else(|| start.saturating_add(READ_LINES - 1)).clamp(start, total);
+    let most = if end.is_some() { READ_BYTES_MOST - HEADING } else { READ_BYTES };
     let mut shown = String::new();
-    let mut last = start.saturating_sub(1);
-    for line in text.lines().skip(start - 1).take((end + 1).saturating_sub(start)) {
+    let mut last = start - 1;
+    for line in text.lines().skip(start - 1).take(wanted + 1 - start) {
         let line = cut_line(line, READ_LINE);
-        if shown.len() + line.len() > most {
+        if shown.len() + line.len() + 1 > most {
             break;
         }
         shown.push_str(&line);
         shown.push('\n');
         last += 1;
     }
-    if total == 0 {
-        return format!("{name}: empty");
-    }
-    format!("{name}: lines {start}-{last} of {total}\n{shown}")
+    let more = if last < total { format!("; go on with start_line {}", last + 1) } else { String::new() };
+    let more = if last < wanted || end.is_none() { more } else { String::new() };
+    format!("{name}: lines {start}-{last} of {total}{more}\n{shown}")
 }
 
 #[derive(Deserialize)]
@@ -400,10 +501,13 @@ struct WriteArguments {
     content: String,
 }
 
+/// What every refusal of a protected file says; the stop rules count it.
+pub const PROTECTED: &str = "is protected:";
+
 fn unprotected(guard: &Guard, path: &RepoPath) -> Result<(), String> {
     match guard.protects(path.as_str()) {
         Some(why) => Err(format!(
-            "{} is protected: {why}. If the plan cannot be met without it, call `finish` with `blocked`.",
+            "{} {PROTECTED} {why}. If the plan cannot be met without it, call `finish` with `blocked`.",
             path.as_str()
         )),
         None => Ok(()),
@@ -415,19 +519,24 @@ pub fn replace(call: &ToolCall, folder: &Folder, guard: &Guard) -> Result<String
     let given = arguments::<ReplaceArguments>(call)?;
     let path = at(&given.file_path)?;
     unprotected(guard, &path)?;
+    if given.old_string.is_empty() {
+        return Err(EditError::Empty.to_string());
+    }
     let text = text_of(folder, &path)?;
     let applied = edits::replace(&text, &given.old_string, &given.new_string, given.allow_multiple)
         .map_err(|error| error.to_string())?;
-    folder.write(&path, applied.text.as_bytes()).map_err(|error| error.to_string())?;
+    folder.write(&path, applied.text.as_bytes()).map_err(|error| hinted(&error))?;
     Ok(applied.report(path.as_str()))
 }
 
-/// Performs `write_file`; `was_read` says whether the model has seen the file's text in this run.
+/// Performs `write_file`; `was_read` says whether the model has seen the file's text in this run, `warned` keeps the files
+/// that it was told it is about to cut down.
 pub fn write_file(
     call: &ToolCall,
     folder: &Folder,
     guard: &Guard,
     was_read: impl Fn(&str) -> bool,
+    warned: &mut BTreeSet<String>,
 ) -> Result<String, String> {
     let given = arguments::<WriteArguments>(call)?;
     let path = at(&given.file_path)?;
@@ -435,13 +544,34 @@ pub fn write_file(
     if given.content.len() > WRITE_MAX {
         return Err(format!("the text has {} bytes; {WRITE_MAX} can be written at once", given.content.len()));
     }
-    let exists = folder.metadata(&path).is_ok();
+    let exists = folder.metadata(&path).is_ok_and(|entry| entry.kind == Kind::File);
     if exists && !was_read(path.as_str()) {
-        return Err(format!("{} exists and you have not read it: read it first, or use `replace`", path.as_str()));
+        return Err(format!("{path} exists and you have not read it: read it first, or use `replace`"));
     }
-    folder.write(&path, given.content.as_bytes()).map_err(|error| error.to_string())?;
-    let count = given.content.lines().count();
-    Ok(format!("{} {}, {count} lines", if exists { "rewrote" } else { "wrote" }, path.as_str()))
+    let old = if exists { text_of(folder, &path)? } else { String::new() };
+    if let Some(line) = find_placeholder(&given.content, &old) {
+        return Err(EditError::Placeholder { line }.to_string());
+    }
+    let (before, count) = (old.lines().count(), given.content.lines().count());
+    if before > SHRINK_LINES && count * 2 < before && warned.insert(path.as_str().to_owned()) {
+        return Err(format!(
+            "{path} has {before} lines and would have {count}: nothing was written. If that is meant, make the same call \
+             again; else use `replace`"
+        ));
+    }
+    let content = with_line_ends_of(&old, given.content);
+    folder.write(&path, content.as_bytes()).map_err(|error| hinted(&error))?;
+    Ok(format!("{} {path}, {count} lines", if exists { "rewrote" } else { "wrote" }))
+}
+
+/// A file that has CRLF keeps it.
+fn with_line_ends_of(old: &str, new: String) -> String {
+    let ends = old.matches('\n').count();
+    if ends > 0 && old.matches("\r\n").count() * 2 > ends {
+        new.replace("\r\n", "\n").replace('\n', "\r\n")
+    } else {
+        new
+    }
 }
 
 #[cfg(test)]
@@ -490,16 +620,67 @@ mod tests {
         let folder = Folder::open(dir.path(), []).unwrap();
         let plan = json!({"title": "t", "summary": "s", "steps": [], "criteria": []});
         let guard = Guard::new(["a.py".to_owned()], &serde_json::from_value(plan).unwrap());
+        let mut warned = BTreeSet::new();
         let edit = call("replace", json!({"file_path": "a.py", "old_string": "two", "new_string": "three"}));
         assert!(replace(&edit, &folder, &guard).unwrap().contains("edited a.py"));
         assert_eq!(std::fs::read_to_string(dir.path().join("a.py")).unwrap(), "one\nthree\n");
         let blind = call("write_file", json!({"file_path": "a.py", "content": "x"}));
-        assert!(write_file(&blind, &folder, &guard, |_| false).unwrap_err().contains("have not read it"));
+        assert!(write_file(&blind, &folder, &guard, |_| false, &mut warned).unwrap_err().contains("have not read it"));
         let test = call("write_file", json!({"file_path": "tests/test_a.py", "content": "x"}));
-        assert!(write_file(&test, &folder, &guard, |_| true).unwrap_err().contains("protected"));
+        assert!(write_file(&test, &folder, &guard, |_| true, &mut warned).unwrap_err().contains("protected"));
         let outside = call("write_file", json!({"file_path": "../x", "content": "x"}));
-        assert!(write_file(&outside, &folder, &guard, |_| true).is_err());
+        assert!(write_file(&outside, &folder, &guard, |_| true, &mut warned).is_err());
         let new = call("write_file", json!({"file_path": "pkg/new.py", "content": "x\n"}));
-        assert_eq!(write_file(&new, &folder, &guard, |_| false).unwrap(), "wrote pkg/new.py, 1 lines");
+        assert_eq!(write_file(&new, &folder, &guard, |_| false, &mut warned).unwrap(), "wrote pkg/new.py, 1 lines");
+    }
+
+    #[test]
+    fn a_whole_file_is_written_with_care() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("dos.txt"), "a\r\nb\r\n").unwrap();
+        std::fs::write(dir.path().join("long.py"), "x = 1\n".repeat(300)).unwrap();
+        let folder = Folder::open(dir.path(), []).unwrap();
+        let plan = json!({"title": "t", "summary": "s", "steps": [], "criteria": []});
+        let guard = Guard::new([], &serde_json::from_value(plan).unwrap());
+        let mut warned = BTreeSet::new();
+        let mut write = |path: &str, content: &str| {
+            let call = call("write_file", json!({"file_path": path, "content": content}));
+            write_file(&call, &folder, &guard, |_| true, &mut warned)
+        };
+        write("dos.txt", "c\nd\n").unwrap();
+        assert_eq!(std::fs::read_to_string(dir.path().join("dos.txt")).unwrap(), "c\r\nd\r\n");
+        assert!(write("long.py", "x = 1\n# ... rest unchanged ...\n").unwrap_err().contains("placeholder"));
+        assert!(write("long.py", "x = 1\n").unwrap_err().contains("300 lines and would have 1"));
+        assert_eq!(write("long.py", "x = 1\n").unwrap(), "rewrote long.py, 1 lines");
+        assert!(write("..", "x").is_err() && write(".git/config", "x").is_err() && write(".env", "x").is_err());
+        // As a command prints it.
+        assert!(write(&format!("{WORKSPACE}/new.py"), "x\n").unwrap().contains("wrote new.py"));
+        assert!(write(&format!("{WORKSPACE}x/new.py"), "x\n").is_err());
+    }
+
+    #[test]
+    fn arguments_are_read_kindly_and_faults_are_named() {
+        let tree = MemoryTree::new([("a.py", "1\n2\n3\n")]);
+        let source = TreeSource::new(tree).unwrap();
+        let kind = call("default_api.read_file", json!({"file_path": "a.py", "start_line": "2", "end_line": 2.0}));
+        assert_eq!(read(&kind, &source).unwrap(), "a.py: lines 2-2 of 3\n2\n");
+        let null = call("cat", json!({"file_path": "a.py", "start_line": null}));
+        assert_eq!(read(&null, &source).unwrap(), "a.py: lines 1-3 of 3\n1\n2\n3\n");
+        let fault = |arguments: Value| read(&call("read_file", arguments), &source).unwrap_err();
+        assert!(
+            fault(json!({"file_path": "a.py", "start_line": "two"})).contains("`start_line` must be a whole number")
+        );
+        assert!(fault(json!({"file_path": ["a.py"]})).contains("`file_path` must be a text"));
+        assert!(fault(json!({"file_path": "a.py", "line": "3"})).contains("unknown field `line`"));
+        assert!(fault(json!({"start_line": 1})).contains("missing field"));
+        assert!(fault(json!(["a.py"])).contains("must be an object"));
+        let past = call("read_file", json!({"file_path": "a.py", "start_line": 9}));
+        assert_eq!(read(&past, &source).unwrap(), "a.py: has 3 lines; nothing from line 9");
+        let huge = call("read_file", json!({"file_path": "a.py", "start_line": u64::MAX, "end_line": 1}));
+        assert!(read(&huge, &source).is_ok());
+        let long = lines("x", &"y\n".repeat(1000), None, None);
+        assert!(long.starts_with("x: lines 1-400 of 1000; go on with start_line 401\n"), "{}", &long[..60]);
+        let wide = lines("x", &format!("{}\n", "é".repeat(2000)).repeat(100), Some(1), Some(100));
+        assert!(wide.len() <= READ_BYTES_MOST && wide.contains("; go on with start_line"));
     }
 }

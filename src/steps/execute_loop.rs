@@ -18,7 +18,7 @@ use crate::agent::execute_loop::{
 };
 use crate::agent::files::RepoPath;
 use crate::agent::folder::Folder;
-use crate::agent::guard::Guard;
+use crate::agent::guard::{self, AtBase, Guard};
 use crate::agent::loops::{self, Watch};
 use crate::agent::talk::answer;
 use crate::agent::tools::{self, canonical};
@@ -30,7 +30,7 @@ use crate::core::graph::Authority;
 use crate::core::plan::{CheckKind, PlanRecord};
 use crate::prompts::Rendered;
 use crate::providers::{AssistantMessage, ToolCall, ToolResult, ToolSpec};
-use crate::workspace::{TreeId, TreeView, Worktree};
+use crate::workspace::{FileKind, TreeId, TreeView, Worktree};
 
 /// `execute-loop` in the list.
 pub const KIND: Kind = Kind {
@@ -189,6 +189,7 @@ pub fn first_message(repo: &Repo, task: &str, plan: &PlanRecord, feedback: Optio
 struct Memory {
     watch: Watch,
     read: BTreeSet<String>,
+    warned: BTreeSet<String>,
     outputs: Vec<(String, String)>,
     commands: u32,
     tampering: u32,
@@ -266,14 +267,16 @@ impl<'a> Bench<'a> {
     fn put_back(&self, path: &str, view: &TreeView) -> Result<(), Failure> {
         let failed = |error: String| Failure::terminal("guard", format!("cannot put {path} back: {error}"));
         let at = RepoPath::parse(path).map_err(|error| failed(error.to_string()))?;
-        if view.has_file(path) {
-            let content = view.read(path, 64 << 20).map_err(|error| failed(error.to_string()))?;
-            let executable = Some(content.kind == crate::workspace::FileKind::Executable);
-            self.folder.write_any(&at, &content.bytes, executable).map_err(|error| failed(error.to_string()))?;
-        } else {
-            self.folder.remove(&at).map_err(|error| failed(error.to_string()))?;
-        }
-        Ok(())
+        let content = match view.has_file(path) {
+            true => Some(view.read(path, 64 << 20).map_err(|error| failed(error.to_string()))?),
+            false => None,
+        };
+        let base = match &content {
+            None => AtBase::Nothing,
+            Some(content) if content.kind == FileKind::Link => AtBase::Link(&content.bytes),
+            Some(content) => AtBase::File { bytes: &content.bytes, executable: content.kind == FileKind::Executable },
+        };
+        guard::put_back(&self.folder, &at, base).map_err(|error| failed(error.to_string()))
     }
 
     fn read_only(&self) -> Vec<std::path::PathBuf> {
@@ -398,8 +401,8 @@ impl<'a> Bench<'a> {
             "read_output" => (self.read_output(call), false),
             "replace" => (tools::replace(call, &self.folder, &self.guard), false),
             "write_file" => {
-                let read = &self.memory.read;
-                (tools::write_file(call, &self.folder, &self.guard, |path| read.contains(path)), false)
+                let Memory { read, warned, .. } = &mut self.memory;
+                (tools::write_file(call, &self.folder, &self.guard, |path| read.contains(path), warned), false)
             }
             "run_tests" | "run_shell_command" => (self.run(call).await.map(|(text, _)| text), true),
             other => {
@@ -468,7 +471,7 @@ impl<'a> Bench<'a> {
             .with_worktree(move |worktree| Ok((worktree.diffstat(base, tree)?, worktree.diff(base, tree, 4 << 20)?)))
             .await?;
         output["diffstat"] = change(&stat);
-        output["findings"] = serde_json::to_value(crate::agent::guard::scan_diff(&patch.text)).unwrap_or_default();
+        output["findings"] = serde_json::to_value(guard::scan_diff(&patch.text)).unwrap_or_default();
         Ok(output)
     }
 }
@@ -518,8 +521,8 @@ impl Workbench for Bench<'_> {
         match verdict {
             loops::Verdict::Go => Verdict::Go,
             loops::Verdict::Nudge(note) => Verdict::Nudge(note),
-            loops::Verdict::Stop(reason) => Verdict::Stop(
-                Failure::terminal("stuck", format!("the executor goes round in circles: {reason}"))
+            loops::Verdict::Stop { code, reason } => Verdict::Stop(
+                Failure::terminal(code.as_str(), format!("the executor leads nowhere: {reason}"))
                     .hint("`devo logs RUN` shows what it tried; make the plan more exact, or `devo retry RUN`"),
             ),
         }
