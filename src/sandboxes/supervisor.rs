@@ -171,6 +171,7 @@ fn start(job: &Job) -> io::Result<Running> {
             command
         }
     };
+    let null = File::options().write(true).open("/dev/null")?;
     let mut group = Group::create(&job.limits);
     if group.as_ref().is_some_and(|group| !group.enter()) {
         group = None;
@@ -186,11 +187,16 @@ fn start(job: &Job) -> io::Result<Running> {
         group.leave();
     }
     let main = Pid::from_child(&child?);
-    let ended = pidfd_open(main, PidfdFlags::empty())?;
     // From here on the streams are the command's alone: they end when it does.
-    let null = File::options().write(true).open("/dev/null")?;
-    dup2_stdout(&null)?;
-    dup2_stderr(&null)?;
+    let let_go = || -> io::Result<OwnedFd> {
+        dup2_stdout(&null)?;
+        dup2_stderr(&null)?;
+        Ok(pidfd_open(main, PidfdFlags::empty())?)
+    };
+    // What cannot be watched must not run.
+    let ended = let_go().inspect_err(|_| {
+        tree::end(main, &mut None, Duration::ZERO, PATIENCE);
+    })?;
     let progress = matches!(job.place, Place::Bubblewrap { .. }).then(|| File::from(OwnedFd::from(progress)));
     Ok(Running { main, ended, status: None, progress, home, group })
 }
