@@ -20,7 +20,7 @@ use crate::core::event::{Event, EventBody, Question, QuestionKind, RunSpec};
 use crate::core::failure::Failure;
 use crate::core::graph::{Graph, StepIndex};
 use crate::core::id::{RunId, StepId};
-use crate::core::scheduler::{Effect, due, wake_at};
+use crate::core::scheduler::{Effect, due, wake_after, wake_at};
 use crate::core::state::{Phase, RunState};
 use crate::core::time::Timestamp;
 use crate::journal::JournalError;
@@ -85,6 +85,8 @@ struct Driver<'e> {
     money: mpsc::Sender<Money>,
     staged: Vec<Event>,
     stop: CancellationToken,
+    /// Running steps were told to stop because the engine stops.
+    shut: bool,
 }
 
 /// Drives a run; see [`Engine::drive`].
@@ -127,6 +129,7 @@ pub(super) async fn drive(
         money,
         staged: Vec::new(),
         stop,
+        shut: false,
     };
     driver.take_up()?;
     loop {
@@ -149,10 +152,8 @@ pub(super) async fn drive(
                 return Ok(Stopped::PersonNeeded);
             }
         }
-        let wake = wake_at(&driver.graph, &driver.state).map(|at| {
-            let ms = at.since(driver.now());
-            Duration::from_millis(ms)
-        });
+        let now = driver.now();
+        let wake = wake_after(&driver.graph, &driver.state, now).map(|at| Duration::from_millis(at.since(now)));
         tokio::select! {
             Some(joined) = driver.tasks.join_next_with_id() => {
                 driver.ended(joined)?;
@@ -164,7 +165,8 @@ pub(super) async fn drive(
             Some(money) = asked.recv() => driver.settle(money).await?,
             Some(ask) = requests.recv() => driver.request(ask).await?,
             () = tokio::time::sleep(wake.unwrap_or(Duration::MAX)), if wake.is_some() => {}
-            () = driver.stop.cancelled(), if !stopping => driver.shut_down(),
+            // Told apart from `stopping`: the word may come after the check above and before this wait.
+            () = driver.stop.cancelled(), if !driver.shut => driver.shut_down(),
         }
     }
 }
@@ -273,6 +275,7 @@ impl Driver<'_> {
     }
 
     fn shut_down(&mut self) {
+        self.shut = true;
         for live in self.live.values_mut() {
             live.why.get_or_insert(Why::Shutdown);
             live.token.cancel();
