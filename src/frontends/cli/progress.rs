@@ -12,7 +12,7 @@ use super::show::step_mark;
 use crate::core::event::{Event, EventBody, QuestionKind};
 use crate::core::graph::Graph;
 use crate::core::id::StepId;
-use crate::core::state::{RunState, StepState};
+use crate::core::state::{Phase, RunState, StepState};
 use crate::core::time::Timestamp;
 use crate::secrets::printable;
 use crate::steps::Stream;
@@ -142,6 +142,16 @@ impl<'a> Progress<'a> {
                 Some(format!("abort asked for by {} ({})", printable(&who.by), who.channel))
             }
             EventBody::WallLimitReached {} => Some("the run's time limit has passed".to_owned()),
+            // What a failure cancels has no event of its own: it follows from the graph.
+            EventBody::Finished { .. } => {
+                let unheard = (0..graph.len()).map(|at| (&graph.node(at).id, state.step(at)));
+                let unheard = unheard.filter(|(_, step)| step.phase == Phase::Cancelled && step.finished_at.is_none());
+                let lines: Vec<String> = unheard
+                    .take(SPINNERS)
+                    .map(|(id, step)| self.step_text(id, "cancelled", step.reason.as_deref().unwrap_or_default()))
+                    .collect();
+                (!lines.is_empty()).then(|| lines.join("\n"))
+            }
             _ => None,
         }
     }
