@@ -33,6 +33,8 @@ struct State {
     planner: VecDeque<Answer>,
     executor: VecDeque<Answer>,
     asked: Vec<Asked>,
+    /// Answers are chosen by how far the conversation is, so that a repeated request gets the same answer again.
+    by_turn: bool,
 }
 
 /// The server; it ends with the test process.
@@ -69,6 +71,12 @@ impl Fake {
         self
     }
 
+    /// From now on answers are not used up: the conversation's length picks one.
+    pub fn by_turn(&self) -> &Self {
+        self.state.lock().unwrap().by_turn = true;
+        self
+    }
+
     pub fn asked(&self) -> Vec<Asked> {
         self.state.lock().unwrap().asked.clone()
     }
@@ -85,8 +93,12 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
     let answer = {
         let mut state = state.lock().unwrap();
         state.asked.push(asked.clone());
-        let script = if asked.path.contains("/v1/messages") { &mut state.planner } else { &mut state.executor };
-        script.pop_front()
+        let planner = asked.path.contains("/v1/messages");
+        let by_turn = state.by_turn;
+        let script = if planner { &mut state.planner } else { &mut state.executor };
+        let (key, role) = if planner { ("messages", "assistant") } else { ("contents", "model") };
+        let said = asked.body[key].as_array().into_iter().flatten().filter(|message| message["role"] == role).count();
+        if by_turn { script.get(said).cloned() } else { script.pop_front() }
     };
     let answer = answer.unwrap_or_else(|| {
         let error = json!({"type": "error", "error": {"type": "invalid_request_error", "code": 400, "status": "INVALID_ARGUMENT",

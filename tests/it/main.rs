@@ -2,6 +2,7 @@
 
 mod demo;
 mod fake;
+mod kills;
 mod layers;
 mod main_job;
 mod world;
