@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Whatever descriptors our own starter left open are nobody else's business: no child inherits them.
+    close_fds::set_fds_cloexec(3, &[]);
     if std::env::args_os().nth(1).is_some_and(|word| word == devo::sandboxes::SUPERVISOR_WORD) {
         return devo::sandboxes::supervise();
     }

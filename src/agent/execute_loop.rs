@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::talk::{Models, NoReply, Store, Transcript, answer};
+use super::tools::canonical;
 use crate::core::event::Question;
 use crate::core::failure::Failure;
 use crate::providers::{AssistantMessage, ChatRequest, Message, Stop, ToolCall, ToolResult, ToolSpec};
@@ -230,11 +231,12 @@ impl ExecuteLoop<'_> {
         carry.silent = 0;
         let open = &reply.calls[carry.results.len().min(reply.calls.len())..];
         // `finish` beside other calls waits for them: its claim is about the tree that they leave.
-        let (finish, others): (Vec<&ToolCall>, Vec<&ToolCall>) = open.iter().partition(|call| call.name == FINISH);
+        let (finish, others): (Vec<&ToolCall>, Vec<&ToolCall>) =
+            open.iter().partition(|call| canonical(&call.name) == FINISH);
         if let Some(call) = finish.first().filter(|_| others.is_empty()) {
             return self.finish(call, reply, carry, bench).await;
         }
-        let calls: Vec<ToolCall> = open.iter().take_while(|call| call.name != FINISH).cloned().collect();
+        let calls: Vec<ToolCall> = open.iter().take_while(|call| canonical(&call.name) != FINISH).cloned().collect();
         let performed = if calls.is_empty() {
             let text = "call `finish` alone, after the results of your other calls";
             vec![Performed {

@@ -116,7 +116,8 @@ mod tests {
 
     #[test]
     fn each_figure_has_its_own_price() {
-        let price = Price { input: 4.0, output: 20.0, cached: 0.2, cache_write_5m: Some(5.0), cache_write_1h: Some(8.0) };
+        let price =
+            Price { input: 4.0, output: 20.0, cached: 0.2, cache_write_5m: Some(5.0), cache_write_1h: Some(8.0) };
         let usage = Usage {
             input: 1000,
             cache_read: 1000,

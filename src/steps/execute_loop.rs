@@ -1,7 +1,7 @@
 //! `execute-loop`: the executor carries out the approved plan in the workspace, one durable turn at a time, until the plan's
 //! checks are green or a limit says stop.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -193,8 +193,10 @@ struct Memory {
     outputs: Vec<(String, String)>,
     commands: u32,
     tampering: u32,
-    report: Option<Report>,
-    fresh_report: bool,
+    /// The last report of each check.
+    reports: BTreeMap<String, Report>,
+    /// The check that the current reply ran last.
+    last_check: Option<String>,
     bad: u32,
 }
 
@@ -341,13 +343,15 @@ impl<'a> Bench<'a> {
         if canonical(&call.name) == "run_tests" {
             let name = tools::arguments::<Tests>(call)?.check.unwrap_or_else(|| "test".to_owned());
             let (report, raw) = self.run_check(&name).await?;
-            let text = digest(&report, self.memory.report.as_ref(), &raw);
+            let before = self.memory.reports.get(&name);
+            let mut text = digest(&report, before, &raw);
             let green = report.verdict().is_green();
             let word = if green { "green" } else { "red" };
             self.cx.note(format!("{name} is {word}: {} passed, {} failed", report.passed, report.failed));
-            self.store_output(&raw);
-            self.memory.report = Some(report);
-            self.memory.fresh_report = true;
+            let id = self.store_output(&raw);
+            text.push_str(&format!("\n[all of the output: read_output id={id}]"));
+            self.memory.last_check = Some(name.clone());
+            self.memory.reports.insert(name, report);
             return Ok((text, green));
         }
         let given = tools::arguments::<Shell>(call)?;
@@ -509,11 +513,10 @@ impl Workbench for Bench<'_> {
     }
 
     fn verdict(&mut self, reply: &AssistantMessage, results: &mut [ToolResult], tree: &str) -> Verdict {
-        let failing: Option<Vec<String>> = std::mem::take(&mut self.memory.fresh_report)
-            .then(|| {
-                self.memory.report.as_ref().map(|report| report.failing.iter().map(|test| test.id.clone()).collect())
-            })
-            .flatten();
+        let ran = std::mem::take(&mut self.memory.last_check);
+        let report = ran.and_then(|name| self.memory.reports.get(&name));
+        let failing: Option<Vec<String>> =
+            report.map(|report| report.failing.iter().map(|test| test.id.clone()).collect());
         let bad = std::mem::take(&mut self.memory.bad);
         let facts = loops::Facts { calls: &reply.calls, results, tree, failing: failing.as_deref(), bad };
         let verdict = self.memory.watch.observe(&facts);
@@ -548,7 +551,7 @@ impl Workbench for Bench<'_> {
             let word = if passed { "green" } else { "red" };
             self.cx.note(format!("gate: {name} is {word}: {} passed, {} failed", report.passed, report.failed));
             if !passed {
-                texts.push(format!("Check `{name}`:\n{}", digest(&report, self.memory.report.as_ref(), &raw)));
+                texts.push(format!("Check `{name}`:\n{}", digest(&report, self.memory.reports.get(&name), &raw)));
             }
             green &= passed;
             checks.push(json!({"check": name, "green": passed, "verdict": report.verdict(), "exit": report.exit,

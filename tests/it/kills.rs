@@ -100,7 +100,10 @@ fn a_chain_of_shell_steps_survives_kills_everywhere() {
     let mut text = String::from("name: chain\nsteps:\n");
     for n in 0..30 {
         let needs = if n == 0 { String::new() } else { format!(", needs: s{}", n - 1) };
-        let script = format!("echo begin $DEVO_STEP $DEVO_IDEMPOTENCY_KEY $$ >> {0}; echo end $DEVO_STEP >> {0}", trace.display());
+        let script = format!(
+            "echo begin $DEVO_STEP $DEVO_IDEMPOTENCY_KEY $$ >> {0}; echo end $DEVO_STEP >> {0}",
+            trace.display()
+        );
         text.push_str(&format!("  s{n}: {{type: shell{needs}, run: '{script}'}}\n"));
     }
     let file = world.write("chain.yaml", &text);

@@ -1,8 +1,10 @@
 //! End-to-end tests: the built binary, real git, real sandboxes, models behind a local fake of their wire formats.
 
+mod bad_input;
 mod demo;
 mod fake;
 mod kills;
 mod layers;
 mod main_job;
+mod signals;
 mod world;

@@ -1,0 +1,158 @@
+//! Bad input ends with a message, a hint and the right exit code; nothing is lost or half done.
+
+use serde_json::json;
+
+use crate::fake::{Answer, claude};
+use crate::main_job::script;
+use crate::world::World;
+
+fn task<'a>(repo: &'a str) -> [&'a str; 8] {
+    ["run", "--pipeline", "dev-task", "--repo", repo, "--task", "Validar stock", "--yes"]
+}
+
+fn no_runs(world: &World) {
+    let all = world.devo(&["status", "--json"]).code(0).json();
+    assert!(all["runs"].as_array().or(all.as_array()).unwrap().is_empty(), "{all}");
+}
+
+#[test]
+fn a_pipeline_with_several_mistakes_lists_all_of_them() {
+    let world = World::bare();
+    let text = "name: broken\nlimits: {usd: 0}\nsteps:\n  build: {type: shel, run: make}\n  test: {type: shell, run: \"echo '{{ inputs.nam }}'\", needs: buil, tmeout: 5m}\n  a: {type: shell, run: x, needs: b}\n  b: {type: shell, run: x, needs: a}\n  c: {type: shell, run: \"echo {{ steps.a.output }}\", timeout: 5 minutes}\n  d: {type: prompt}\n";
+    let file = world.write("broken.yaml", text);
+    let ran = world.devo(&["validate", file.to_str().unwrap()]).code(2);
+    let said = ran.stdout + &ran.stderr;
+    for wanted in [
+        "broken.yaml:2:15",
+        "did you mean `shell`?",
+        "broken.yaml:4:17",
+        "did you mean `build`?",
+        "did you mean `timeout`?",
+        "→",
+        "5 minutes",
+        "does not come before",
+        "`prompt` is not available in this version",
+        "the engine quotes",
+    ] {
+        assert!(said.contains(wanted), "{wanted:?} is missing in:\n{said}");
+    }
+}
+
+#[test]
+fn what_can_be_known_before_is_refused_before() {
+    let world = World::shop();
+    let ran = world.devo(&task("shp")).code(2);
+    assert!(ran.stderr.contains("did you mean `shop`?"), "{}", ran.stderr);
+
+    let mut command = world.command(&task("shop"));
+    let ran = crate::world::ran(command.env_remove("GEMINI_API_KEY").output().unwrap()).code(2);
+    assert!(ran.stderr.contains("GEMINI_API_KEY"), "{}", ran.stderr);
+
+    world.configure("roles: {executor: {provider: gemini, model: gemini-99}}");
+    let ran = world.devo(&task("shop")).code(2);
+    assert!(ran.stderr.contains("prices:") && ran.stderr.contains("gemini-99"), "{}", ran.stderr);
+
+    let text = format!("repos: {{shop: {{url: {}}}}}\n", world.path("remote.git").display());
+    std::fs::write(world.home().join("devo.yaml"), text).unwrap();
+    let ran = world.devo(&task("shop")).code(2);
+    assert!(ran.stderr.contains("checks"), "{}", ran.stderr);
+    no_runs(&world);
+    assert!(world.fake.asked().is_empty(), "no model was asked");
+}
+
+#[test]
+fn files_that_are_no_tasks_are_refused() {
+    let world = World::bare();
+    world.write("big.yaml", &"a: b\n".repeat(2_200_000));
+    world.write("no.yaml", "steps: [\n");
+    std::fs::write(world.path("binary.yaml"), [0xff, 0xfe, 0, 1]).unwrap();
+    for (file, wanted) in
+        [("big.yaml", "larger than"), ("no.yaml", "no.yaml:"), ("binary.yaml", "UTF-8"), ("none.yaml", "none.yaml")]
+    {
+        let path = world.path(file);
+        let ran = world.devo(&["run", path.to_str().unwrap()]).code(2);
+        assert!(ran.stderr.contains(wanted), "{file}: {}", ran.stderr);
+    }
+    no_runs(&world);
+}
+
+#[test]
+fn repositories_that_cannot_be_used_fail_with_words() {
+    let world = World::shop();
+    let set = |url: &str, base: &str| {
+        let text = format!("repos:\n  shop:\n    url: {url}\n    base: {base}\n    checks: {{test: 'true'}}\n");
+        std::fs::write(world.home().join("devo.yaml"), text).unwrap();
+        let _ = std::fs::remove_dir_all(world.home().join("repos"));
+    };
+    set(world.path("remote.git").to_str().unwrap(), "develpment");
+    let ran = world.devo(&task("shop")).code(1);
+    assert!((ran.stdout + &ran.stderr).contains("development"), "names the branches that there are");
+    world.git(world.dir.path(), &["init", "-q", "--bare", "empty.git"]);
+    set(world.path("empty.git").to_str().unwrap(), "main");
+    let ran = world.devo(&task("shop")).code(1);
+    assert!((ran.stdout + &ran.stderr).contains("empty") || world.fake.asked().is_empty());
+    set(world.path("nowhere.git").to_str().unwrap(), "main");
+    let ran = world.devo(&task("shop")).code(1);
+    assert!((ran.stdout + &ran.stderr).contains("nowhere.git"));
+    assert!(world.fake.asked().is_empty(), "no model was asked");
+}
+
+#[test]
+fn a_base_that_is_not_configured_is_said_aloud() {
+    let world = World::shop();
+    world.git(&world.path("remote.git"), &["branch", "-D", "development"]);
+    let text = format!(
+        "repos:\n  shop:\n    url: {}\n    checks: {{test: cargo test --offline --lib --tests}}\n",
+        world.path("remote.git").display()
+    );
+    std::fs::write(world.home().join("devo.yaml"), text).unwrap();
+    script(&world.fake);
+    let ran = world.devo(&[&task("shop")[..], &["-v"]].concat()).code(0);
+    assert!(ran.stderr.contains("main"), "{}", ran.stderr);
+}
+
+#[test]
+fn providers_in_trouble_are_retried_and_wrong_keys_are_not() {
+    let world = World::shop();
+    let busy = json!({"type": "error", "error": {"type": "rate_limit_error", "message": "slow down"}}).to_string();
+    world.fake.planner(Answer::Status(429, vec![("retry-after", "0".to_owned())], busy));
+    world.fake.planner(Answer::Cut(json!({"type": "message"})));
+    script(&world.fake);
+    world.devo(&task("shop")).code(0);
+
+    let world = World::shop();
+    let denied =
+        json!({"type": "error", "error": {"type": "authentication_error", "message": "invalid x-api-key"}}).to_string();
+    world.fake.planner(Answer::Status(401, vec![], denied));
+    let ran = world.devo(&task("shop")).code(1);
+    assert!((ran.stdout + &ran.stderr).contains("ANTHROPIC_API_KEY"));
+    let asked = world.fake.asked();
+    assert_eq!(asked.len(), 1, "a wrong key is not tried again");
+    assert!(asked[0].headers.iter().any(|(name, _)| name == "x-api-key" || name == "authorization"));
+}
+
+#[test]
+fn a_planner_without_a_valid_plan_gives_up_after_bounded_repairs() {
+    let world = World::shop();
+    for _ in 0..6 {
+        world
+            .fake
+            .planner(claude(&[("submit_plan", json!({"title": "x", "summary": "y", "steps": [], "criteria": []}))]));
+    }
+    let ran = world.devo(&[&task("shop")[..], &["--json"]].concat()).code(1);
+    assert_eq!(ran.lines().last().unwrap()["run"]["error"]["code"], "invalid_plan");
+    assert!(world.fake.asked().len() <= 4);
+}
+
+#[test]
+fn hostile_text_stays_text() {
+    let world = World::shop();
+    script(&world.fake);
+    let text =
+        "'; touch /tmp/pwned-by-task; echo \" $(touch /tmp/pwned-by-task) `id` {{ secret }} \u{1b}[31m rojo \u{202e}";
+    let args = ["run", "--pipeline", "dev-task", "--repo", "shop", "--task", text, "--yes"];
+    let ran = world.devo(&args).code(0);
+    assert!(!std::path::Path::new("/tmp/pwned-by-task").exists());
+    assert!(!(ran.stdout + &ran.stderr).contains('\u{1b}'));
+    assert!(world.fake.asked()[0].body.to_string().contains("{{ secret }}"), "rendered once");
+}

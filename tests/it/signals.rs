@@ -1,0 +1,134 @@
+//! People's words from other processes, and what is refused.
+
+use serde_json::json;
+
+use crate::fake::{claude, gemini};
+use crate::main_job::{executor, plan, script};
+use crate::world::World;
+
+const TASK: &[&str] = &["run", "--pipeline", "dev-task", "--repo", "shop", "--task", "Validar stock", "--no-watch"];
+
+/// A run that waits for its approval, left by the engine.
+fn waiting(world: &World) -> String {
+    let ran = world.devo(&[TASK, &["--json"]].concat()).code(3);
+    ran.lines()[0]["task_id"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_revision_makes_another_plan_and_voids_the_first() {
+    let world = World::shop();
+    world.fake.planner(claude(&[("submit_plan", plan("Primer plan"))]));
+    let run = waiting(&world);
+    let status = world.status(&run);
+    assert_eq!(
+        (status["status"].as_str(), status["waiting_for"]["kind"].as_str()),
+        (Some("PLANNED"), Some("approval"))
+    );
+    assert!(status["branch"].is_null() && world.remote_branches().len() == 2, "nothing was done yet");
+    let first = world.devo(&["plan", &run, "--json"]).code(0).json();
+
+    world.devo(&["revise", &run, "también en devoluciones"]).code(0);
+    world.fake.planner(claude(&[("submit_plan", plan("Segundo plan"))]));
+    world.devo(&["resume", &run, "--no-watch"]).code(3);
+    let second = world.devo(&["plan", &run, "--json"]).code(0).json();
+    assert_eq!((first["revision"].as_u64(), second["revision"].as_u64()), (Some(1), Some(2)));
+    assert_eq!(second["title"], "Segundo plan");
+    let asked = world.fake.asked().last().unwrap().body.to_string();
+    assert!(asked.contains("también en devoluciones") && asked.contains("Primer plan"), "the planner saw both");
+
+    let late = world.devo(&["approve", &run, "--hash", first["hash"].as_str().unwrap()]).code(2);
+    assert!(late.stderr.contains("revision 2"), "{}", late.stderr);
+    let recorded = world.devo(&["approve", &run, "--hash", second["hash"].as_str().unwrap()]).code(0);
+    assert!((recorded.stdout + &recorded.stderr).contains("devo resume"), "nobody drives it, and it says what does");
+    executor(&world.fake);
+    world.devo(&["resume", &run]).code(0);
+    assert_eq!(world.status(&run)["approval"]["revision"], 2);
+    world.devo(&["approve", &run, "--hash", second["hash"].as_str().unwrap()]).code(2);
+}
+
+#[test]
+fn rejecting_and_aborting_end_the_run_and_touch_nothing() {
+    for word in ["reject", "abort"] {
+        let world = World::shop();
+        let before = world.remote_branches();
+        world.fake.planner(claude(&[("submit_plan", plan("Plan"))]));
+        let run = waiting(&world);
+        world.devo(&[word, &run]).code(0);
+        world.devo(&["resume", &run]).code(4);
+        assert_eq!(world.status(&run)["status"], "ABORTED");
+        assert_eq!(world.remote_branches(), before);
+    }
+}
+
+#[test]
+fn a_refused_push_is_reported_and_retried_without_redoing_the_work() {
+    let world = World::shop();
+    script(&world.fake);
+    let hook = world.path("remote.git/hooks/pre-receive");
+    std::fs::write(&hook, "#!/bin/sh\necho 'not on Fridays' >&2\nexit 1\n").unwrap();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut std::fs::metadata(&hook).unwrap().permissions(), 0o755);
+    std::process::Command::new("chmod").arg("755").arg(&hook).status().unwrap();
+    let args = ["run", "--pipeline", "dev-task", "--repo", "shop", "--task", "Validar stock", "--yes", "--json"];
+    let ran = world.devo(&args).code(1);
+    let run = ran.lines()[0]["task_id"].as_str().unwrap().to_owned();
+    let status = world.status(&run);
+    assert_eq!(status["status"], "FAILED");
+    assert!(status["error"]["message"].as_str().unwrap().contains("not on Fridays"), "{}", status["error"]);
+    assert!(status["commit"].is_string(), "the commit is kept");
+    std::fs::remove_file(hook).unwrap();
+    let calls = world.fake.asked().len();
+    world.devo(&["retry", &run]).code(0);
+    assert_eq!(world.fake.asked().len(), calls, "no model was asked again");
+    assert_eq!(world.remote_branches().len(), 3);
+}
+
+#[test]
+fn a_key_names_one_run_and_a_submitted_task_waits_for_its_engine() {
+    let world = World::bare();
+    let file = world.write("task.yaml", "pipeline: {steps: {a: {type: shell, run: echo one}}}\nkey: only-once\n");
+    let file = file.to_str().unwrap();
+    let one = world.devo(&["run", file, "--json"]).code(0).lines()[0]["task_id"].clone();
+    world.devo(&["run", file]).code(0);
+    let all = world.devo(&["status", "--json"]).code(0).json();
+    let runs = all["runs"].as_array().or(all.as_array()).unwrap();
+    assert_eq!((runs.len(), &runs[0]["task_id"]), (1, &one));
+
+    let other = world.write("other.yaml", "pipeline: {steps: {a: {type: shell, run: echo two}}}\n");
+    let ran = world.devo(&["submit", other.to_str().unwrap(), "--json"]).code(0);
+    let id = ran.json()["task_id"].as_str().unwrap().to_owned();
+    assert_eq!(world.status(&id)["status"], "QUEUED");
+    world.devo(&["resume", &id]).code(0);
+    assert_eq!(world.status(&id)["status"], "COMPLETED");
+    assert!(world.devo(&["logs", &id]).code(0).stdout.contains("two"));
+}
+
+#[test]
+fn protected_tests_and_false_claims_do_not_pass() {
+    let world = World::shop();
+    world.fake.planner(claude(&[("submit_plan", plan("Plan"))]));
+    let cheat = json!({"file_path": "tests/ventas.rs", "old_string": "fn una_venta", "new_string": "fn otra"});
+    let sneak = json!({"command": "rm -f tests/ventas.rs; echo '[x]' >> Cargo.toml; touch .gitattributes; true"});
+    let red = json!({"file_path": "src/ventas.rs", "old_string": "unidades * precio_centimos", "new_string": "0"});
+    world.fake.executor(gemini(&[
+        ("read_file", json!({"file_path": "tests/ventas.rs"})),
+        ("replace", cheat),
+        ("run_shell_command", sneak),
+    ]));
+    world.fake.executor(gemini(&[("replace", red)]));
+    for _ in 0..3 {
+        world.fake.executor(gemini(&[("finish", json!({"status": "done", "summary": "Hecho."}))]));
+    }
+    let args = ["run", "--pipeline", "dev-task", "--repo", "shop", "--task", "Validar stock", "--yes", "--json"];
+    let ran = world.devo(&args).code(1);
+    let last = ran.lines().pop().unwrap();
+    assert_eq!(last["run"]["error"]["code"], "gate_failed", "{:#}", last["run"]["error"]);
+    let said = world.fake.asked().last().unwrap().body.to_string();
+    assert!(said.contains("protected"), "the refusal was said");
+    let run = last["run"]["task_id"].as_str().unwrap();
+    let diff = world.devo(&["diff", run]).code(0).stdout;
+    assert!(diff.contains("src/ventas.rs"), "{diff}");
+    for untouched in ["tests/ventas.rs", "Cargo.toml", ".gitattributes"] {
+        assert!(!diff.contains(untouched), "{untouched} was changed:\n{diff}");
+    }
+    assert_eq!(world.remote_branches().len(), 2, "nothing was pushed");
+}
