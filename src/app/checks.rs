@@ -7,7 +7,10 @@ use std::process::{Command, Stdio};
 use serde::Serialize;
 
 use super::Settings;
+use crate::engine::Clock;
 use crate::journal::{Durability, SqliteJournal};
+use crate::providers::endpoint::Endpoint;
+use crate::providers::{ModelTable, provider};
 
 /// The oldest git that has everything that is used.
 const GIT_MIN: (u32, u32) = (2, 30);
@@ -72,7 +75,40 @@ pub fn checks(settings: &Settings) -> Vec<Check> {
         Ok(home) => {
             found.push(Check::new("home", Level::Ok, home.display().to_string()));
             found.extend([private(&home), writable(&home), disk(&home), journal(&home)]);
+            found.extend(configuration(&home));
         }
+    }
+    found
+}
+
+/// devo.yaml, and for each role that a shipped pipeline calls a known model and a key (which is never shown).
+fn configuration(home: &Path) -> Vec<Check> {
+    let config = match super::read_config(home) {
+        Ok(config) => config,
+        Err(error) => return vec![Check::new("config", Level::Critical, error.message).fix("devo validate devo.yaml")],
+    };
+    let repos = config.repos.len();
+    let mut found = vec![match repos {
+        0 => Check::new("config", Level::Warning, "devo.yaml names no repository").fix("edit devo.yaml: `repos:`"),
+        _ => Check::new("config", Level::Ok, format!("{repos} repositories")),
+    }];
+    let table = ModelTable::builtin().with_overrides(config.prices.clone(), config.models.clone());
+    let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    for (id, name) in [("role.planner", "planner"), ("role.executor", "executor")] {
+        let Some(role) = config.role(name) else { continue };
+        let Ok(adapter) = provider(&role.provider) else { continue };
+        let model = table.card(&role.provider, &role.model, Clock::start().now());
+        let check = match (model, Endpoint::from_env(adapter, &environment)) {
+            (Err(error), _) => Check::new(id, Level::Warning, error.to_string()).fix(error.hint()),
+            (_, Err(error)) => Check::new(id, Level::Warning, error.to_string()).fix(error.hint()),
+            (Ok(_), Ok(endpoint)) if endpoint.key().is_none() && !adapter.access().keyless_elsewhere => {
+                let key = adapter.access().key_vars.first().copied().unwrap_or_default();
+                let message = format!("{} {}: there is no key", role.provider, role.model);
+                Check::new(id, Level::Warning, message).fix(format!("export {key}=…   (or {key}_FILE=PATH)"))
+            }
+            _ => Check::new(id, Level::Ok, format!("{} {}: there is a key", role.provider, role.model)),
+        };
+        found.push(check);
     }
     found
 }
