@@ -114,7 +114,8 @@ impl Worktree {
             let (_, added, removed) = counted.map_err(Error::objects("comparing trees"))?.unwrap_or_default();
             // Known only now: the content had to be looked at.
             let delta = patch.as_ref().map_or(delta, git2::Patch::delta);
-            let path = |file: git2::DiffFile<'_>| file.path_bytes().map(|path| String::from_utf8_lossy(path).into_owned());
+            let path =
+                |file: git2::DiffFile<'_>| file.path_bytes().map(|path| String::from_utf8_lossy(path).into_owned());
             let (old, new) = (path(delta.old_file()), path(delta.new_file()));
             let change = match delta.status() {
                 Delta::Added | Delta::Copied => Change::Added,

@@ -320,7 +320,9 @@ impl Error {
         let fixed = match self {
             Self::GitMissing => "install it: apt install git",
             Self::GitOld { .. } => "install a newer git; `devo doctor` shows which one is found",
-            Self::BadUrl { .. } => "use https://host/path, ssh://git@host/path, git@host:path or a path, as `git clone` does",
+            Self::BadUrl { .. } => {
+                "use https://host/path, ssh://git@host/path, git@host:path or a path, as `git clone` does"
+            }
             Self::BadKey { .. } => "use letters, digits, `.`, `_` and `-` in the repository's key, 64 at most",
             Self::BadPattern { .. } => "write `protected` in devo.yaml as globs, for instance \"release/*\"",
             Self::NotFound { .. } => "check `url` in devo.yaml, and that this account may read the repository",
@@ -340,12 +342,16 @@ impl Error {
             Self::NothingToCommit { .. } => "the task may be done already; look at the plan and at `devo diff RUN`",
             Self::Protected { .. } => "only the run's own task branch is pushed; look at `protected` in devo.yaml",
             Self::RemoteMoved { .. } => "delete or rename that branch on the remote, then: devo retry RUN --from push",
-            Self::Rejected { .. } => "look at the remote's rules for branches and commits, then: devo retry RUN --from push",
+            Self::Rejected { .. } => {
+                "look at the remote's rules for branches and commits, then: devo retry RUN --from push"
+            }
             Self::NotTheTestedCommit { .. } => "run the tests again: devo retry RUN --from test",
             Self::DiskFull { .. } => "free some space (`devo gc` helps), then: devo resume RUN",
             Self::HostilePath { .. } => "look at that path in the repository: git refuses it as well",
             Self::BaseMissing { near, .. } if near.is_empty() => "set `base` in devo.yaml to a branch that exists",
-            Self::BaseMissing { near, .. } => return Some(format!("set `base` in devo.yaml; there is {}", listed(near))),
+            Self::BaseMissing { near, .. } => {
+                return Some(format!("set `base` in devo.yaml; there is {}", listed(near)));
+            }
             Self::NoBase { branches, .. } => {
                 return Some(format!("set `base` in devo.yaml; there is {}", listed(branches)));
             }

@@ -114,7 +114,9 @@ impl Folder {
             return Ok(None);
         }
         let mut bytes = Vec::new();
-        file.take(most + 1).read_to_end(&mut bytes).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        file.take(most + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         Ok((bytes.len() as u64 <= most).then_some(bytes))
     }
 

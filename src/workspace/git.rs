@@ -101,13 +101,7 @@ impl Git {
         let program = program.ok_or(Error::GitMissing)?;
         let path = std::env::join_paths(&folders).map_err(|_| Error::GitMissing)?;
         make_private(nowhere)?;
-        let mut git = Self {
-            program,
-            version: (0, 0),
-            version_text: String::new(),
-            path,
-            nowhere: nowhere.to_owned(),
-        };
+        let mut git = Self { program, version: (0, 0), version_text: String::new(), path, nowhere: nowhere.to_owned() };
         let mut command = git.command();
         command.arg("version");
         let output = run(command, "version", None, Patience::of(Duration::from_secs(20)))?;
@@ -178,7 +172,6 @@ impl Git {
             "safe.bareRepository=explicit",
             "gc.auto=0",
             "maintenance.auto=false",
-            "transfer.credentialsInUrl=allow",
             "protocol.version=2",
         ] {
             command.arg("-c").arg(option);
@@ -209,7 +202,8 @@ impl Git {
                     command.env("SSH_AUTH_SOCK", sock);
                 }
                 // No shared connections: they leave a process behind.
-                let mut ssh = OsString::from("ssh -oBatchMode=yes -oControlMaster=no -oControlPath=none -oConnectTimeout=30");
+                let mut ssh =
+                    OsString::from("ssh -oBatchMode=yes -oControlMaster=no -oControlPath=none -oConnectTimeout=30");
                 if let Some(key) = &credentials.ssh_key {
                     ssh.push(" -oIdentitiesOnly=yes -i ");
                     ssh.push(shell_quoted(key)?);
@@ -272,6 +266,9 @@ fn read_version(text: &str) -> Option<((u32, u32), String)> {
 
 /// Runs a command in its own process group until it ends, is cancelled or is late; then kills what is left of the group.
 fn run(mut command: Command, what: &'static str, hold: Option<&File>, patience: Patience<'_>) -> Result<Output> {
+    if (patience.cancelled)() {
+        return Err(Error::Cancelled { what });
+    }
     let failed = |source| Error::io("starting git", "")(source);
     let stdin = match hold {
         Some(file) => Stdio::from(file.try_clone().map_err(failed)?),
@@ -371,7 +368,10 @@ pub(super) fn clean(text: &[u8]) -> String {
         let line: String = strip_escapes(line).chars().filter(|c| !c.is_control() && !is_bidi(*c)).collect();
         let line = without_credentials(line.trim());
         let noise = ["hint: ", "warning: core.fsyncObjectFiles", "Please make sure you have the correct access rights"];
-        if !line.is_empty() && !noise.iter().any(|noise| line.starts_with(noise)) && line != "and the repository exists." {
+        if !line.is_empty()
+            && !noise.iter().any(|noise| line.starts_with(noise))
+            && line != "and the repository exists."
+        {
             lines.push(line);
         }
     }
@@ -421,7 +421,13 @@ pub(super) fn meaning(what: &'static str, remote: &Remote, stderr: &[u8]) -> Err
         || has(&["access denied", "too many authentication failures", "permission to "])
     {
         Error::Auth { remote, said }
-    } else if has(&["unable to update url base from redirection", "error: 301", "error: 302", "error: 307", "error: 308"]) {
+    } else if has(&[
+        "unable to update url base from redirection",
+        "error: 301",
+        "error: 302",
+        "error: 307",
+        "error: 308",
+    ]) {
         Error::Redirected { remote, said }
     } else if has(&["error: 404", "repository not found", "does not appear to be a git repository"])
         || has(&["' not found", "does not exist", "no such file or directory", "project you were looking for"])
@@ -429,7 +435,15 @@ pub(super) fn meaning(what: &'static str, remote: &Remote, stderr: &[u8]) -> Err
         Error::NotFound { remote, said }
     } else if has(&["could not resolve", "connection refused", "connection timed out", "connection reset"])
         || has(&["failed to connect", "couldn't connect", "network is unreachable", "no route to host", "early eof"])
-        || has(&["operation timed out", "hung up unexpectedly", "connection closed", "ssl", "tls", "error: 5", "rpc failed"])
+        || has(&[
+            "operation timed out",
+            "hung up unexpectedly",
+            "connection closed",
+            "ssl",
+            "tls",
+            "error: 5",
+            "rpc failed",
+        ])
         || has(&["unexpected disconnect", "temporary failure", "could not read from remote repository", "error: 429"])
     {
         Error::Unreachable { remote, said }
@@ -444,7 +458,8 @@ mod tests {
 
     #[test]
     fn texts_of_a_remote_are_harmless() {
-        let text = b"remote: \x1b[31mno\x1b[0m \x1b]0;owned\x07\xff entry\r\nhint: x\nsee https://u:tok@h/x \xe2\x80\xae!\n";
+        let text =
+            b"remote: \x1b[31mno\x1b[0m \x1b]0;owned\x07\xff entry\r\nhint: x\nsee https://u:tok@h/x \xe2\x80\xae!\n";
         assert_eq!(clean(text), "remote: no \u{fffd} entry; see https://h/x !");
         assert!(clean(&b"x".repeat(9000)).chars().count() <= 2002);
     }
@@ -474,6 +489,10 @@ mod tests {
         assert_eq!(read_version("git version 2.47.3\n").unwrap(), ((2, 47), "2.47.3".to_owned()));
         assert_eq!(read_version("git version 2.39.5 (Apple Git-154)\n").unwrap().0, (2, 39));
         assert!(read_version("hub version 1").is_none());
+    }
+
+    fn patience() -> Patience<'static> {
+        Patience::of(Duration::from_secs(600))
     }
 
     fn shell(script: &str) -> Command {
@@ -507,8 +526,16 @@ mod tests {
 
     #[test]
     fn a_child_that_keeps_the_pipe_does_not_hold_the_call() {
-        let output = run(shell("sleep 1000 & echo done"), "fetch", None, Patience::of(Duration::from_secs(600))).unwrap();
+        let output =
+            run(shell("sleep 1000 & echo done"), "fetch", None, Patience::of(Duration::from_secs(600))).unwrap();
         assert_eq!((output.ok, output.stdout.as_slice()), (true, b"done\n".as_slice()));
+    }
+
+    #[test]
+    fn the_lock_is_gits_as_well() {
+        let lock = tempfile::NamedTempFile::new().unwrap();
+        let output = run(shell("readlink /proc/$$/fd/0"), "push", Some(lock.as_file()), patience()).unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), lock.path().to_str().unwrap());
     }
 
     #[test]

@@ -213,7 +213,11 @@ mod tests {
         for (url, branch, compare) in [
             ("git@github.com:acme/shop.git", format!("{github}/tree/task/1-a"), format!("{github}/{hub}")),
             ("https://me:tok@GitHub.com/acme/shop.git/", format!("{github}/tree/task/1-a"), format!("{github}/{hub}")),
-            ("ssh://git@ssh.github.com:443/acme/shop.git", format!("{github}/tree/task/1-a"), format!("{github}/{hub}")),
+            (
+                "ssh://git@ssh.github.com:443/acme/shop.git",
+                format!("{github}/tree/task/1-a"),
+                format!("{github}/{hub}"),
+            ),
             (
                 "https://github.acme.com:8443/acme/shop",
                 "https://github.acme.com:8443/acme/shop/tree/task/1-a".into(),
@@ -229,11 +233,7 @@ mod tests {
                 "https://codeberg.org/acme/shop/src/branch/task/1-a".into(),
                 "https://codeberg.org/acme/shop/compare/development...task%2F1-a".into(),
             ),
-            (
-                "http://localhost:3000/acme/shop",
-                "http://localhost:3000/acme/shop#task/1-a".into(),
-                String::new(),
-            ),
+            ("http://localhost:3000/acme/shop", "http://localhost:3000/acme/shop#task/1-a".into(), String::new()),
             (
                 "git@forgejo.acme.com:acme/shop.git",
                 "https://forgejo.acme.com/acme/shop/src/branch/task/1-a".into(),

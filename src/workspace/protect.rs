@@ -90,7 +90,8 @@ impl Protection {
         let mut set = GlobSetBuilder::new();
         let mut patterns = Vec::new();
         let mut add = |pattern: &str, shown: &str| -> Result<()> {
-            let bad = |error: globset::Error| Error::BadPattern { pattern: shown.to_owned(), why: error.kind().to_string() };
+            let bad =
+                |error: globset::Error| Error::BadPattern { pattern: shown.to_owned(), why: error.kind().to_string() };
             set.add(GlobBuilder::new(pattern).case_insensitive(true).literal_separator(false).build().map_err(bad)?);
             patterns.push(shown.to_owned());
             Ok(())
@@ -154,9 +155,10 @@ mod tests {
         for good in ["task/1-a", "task/a.b_c", "x"] {
             assert!(git2::Reference::is_valid_name(&BranchName::parse(good).unwrap().full()), "{good}");
         }
-        for bad in
-            ["", "-x", "a//b", "/a", "a/", "a/.b", "a.lock", "a.lock/b", "a..b", "a.", "A", "a b", "a~1", "a@{0}", "ñ", "head"]
-        {
+        for bad in [
+            "", "-x", "a//b", "/a", "a/", "a/.b", "a.lock", "a.lock/b", "a..b", "a.", "A", "a b", "a~1", "a@{0}", "ñ",
+            "head",
+        ] {
             assert!(BranchName::parse(bad).is_err(), "{bad}");
         }
         assert!(BranchName::parse(&"a".repeat(101)).is_err());
@@ -166,11 +168,50 @@ mod tests {
     fn protected_branches_and_their_odd_spellings_are_refused() {
         let protection = Protection::new(Some("Trunk[1]"), ["hotfix/*", "task/shared-*", "refs/heads/prod"]).unwrap();
         for bad in [
-            "main", "master", "dev", "develop", "development", "MAIN", "Main", "mAsTeR", "refs/heads/main", "heads/main",
-            "main/", "/main", "./main", "main/.", "task/../main", "main.lock", "ma\u{200b}in", "m\u{0430}in", "main\n", "main\0",
-            " main", "main ", "+main", ":main", "main:main", "HEAD", "@", "release/1", "release/1/2", "RELEASE/1", "hotfix/x/y",
-            "task/shared-x", "trunk[1]", "prod", "feature/x", "task", "task/", "refs/heads/task/x", "tags/x", "refs/tags/v1",
-            "-main", "--all", "task/x:refs/heads/main", "task/x main",
+            "main",
+            "master",
+            "dev",
+            "develop",
+            "development",
+            "MAIN",
+            "Main",
+            "mAsTeR",
+            "refs/heads/main",
+            "heads/main",
+            "main/",
+            "/main",
+            "./main",
+            "main/.",
+            "task/../main",
+            "main.lock",
+            "ma\u{200b}in",
+            "m\u{0430}in",
+            "main\n",
+            "main\0",
+            " main",
+            "main ",
+            "+main",
+            ":main",
+            "main:main",
+            "HEAD",
+            "@",
+            "release/1",
+            "release/1/2",
+            "RELEASE/1",
+            "hotfix/x/y",
+            "task/shared-x",
+            "trunk[1]",
+            "prod",
+            "feature/x",
+            "task",
+            "task/",
+            "refs/heads/task/x",
+            "tags/x",
+            "refs/tags/v1",
+            "-main",
+            "--all",
+            "task/x:refs/heads/main",
+            "task/x main",
         ] {
             assert!(matches!(protection.admit(bad), Err(Error::Protected { .. })), "{bad:?}");
         }

@@ -16,7 +16,9 @@ use super::listing::list;
 use super::remote::Remote;
 use super::slug::slug;
 use super::tree::TreeView;
-use super::worktree::{clear_stale_locks, lock_file, missing, open_bare, remove_dir, sync_dir, write_bare, write_synced};
+use super::worktree::{
+    clear_stale_locks, lock_file, missing, open_bare, remove_dir, sync_dir, write_bare, write_synced,
+};
 use super::{CommitId, TreeId};
 
 /// Where work starts if nothing is configured and the remote has it.
@@ -47,7 +49,8 @@ pub struct Base {
 /// A key for a repository that a task names by path or URL: readable, and different for different addresses.
 pub fn store_key(remote: &Remote) -> String {
     let shown = remote.shown();
-    let name = shown.trim_end_matches(['/', '.']).trim_end_matches(".git").rsplit(['/', ':']).next().unwrap_or_default();
+    let name =
+        shown.trim_end_matches(['/', '.']).trim_end_matches(".git").rsplit(['/', ':']).next().unwrap_or_default();
     let digest = Sha256::digest(shown.as_bytes());
     let name = slug(name);
     let name = if name.is_empty() { "repo".to_owned() } else { name };
@@ -85,17 +88,10 @@ impl Store {
             write_bare(target, NO_DEFAULT, None, false)?;
         }
         if heads(&open_bare(target)?)? != listing.heads {
-            let mut args: Vec<OsString> = [
-                "fetch",
-                "--quiet",
-                "--prune",
-                "--no-tags",
-                "--no-write-fetch-head",
-                "--no-recurse-submodules",
-                "--",
-            ]
-            .map(Into::into)
-            .into();
+            let mut args: Vec<OsString> =
+                ["fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--"]
+                    .map(Into::into)
+                    .into();
             args.push(remote.for_git());
             args.push("+refs/heads/*:refs/heads/*".into());
             let call = Call {

@@ -33,7 +33,10 @@ fn found_git(nowhere: &Path) -> Git {
 impl World {
     fn new() -> Self {
         let this = Self::bare();
-        this.push_files("main", &[("README.md", "hello\n"), ("src/a.txt", "a\n"), ("src/b.txt", "b\n"), ("run.sh", "#!\n")]);
+        this.push_files(
+            "main",
+            &[("README.md", "hello\n"), ("src/a.txt", "a\n"), ("src/b.txt", "b\n"), ("run.sh", "#!\n")],
+        );
         this.sh("git -C remote.git branch development main && git -C remote.git symbolic-ref HEAD refs/heads/main");
         this
     }
@@ -215,7 +218,8 @@ fn the_whole_way_and_every_step_of_it_twice() {
     assert_eq!(world.sh("git -C remote.git fsck --strict 2>&1"), "");
 
     // The same words, read by git itself.
-    let shown = world.sh(&format!("git -C remote.git show -s --format='%an <%ae> %at %(trailers:key=Run-Id)' {commit}"));
+    let shown =
+        world.sh(&format!("git -C remote.git show -s --format='%an <%ae> %at %(trailers:key=Run-Id)' {commit}"));
     assert_eq!(shown.trim(), "devo <devo@example.com> 1764000000 Run-Id: 42");
 
     // Without the network, as after a restart.

@@ -45,7 +45,9 @@ impl Ready {
 fn only_the_runs_own_branch_and_the_tested_commit_leave() {
     let ready = ready();
     let before = ready.world.refs();
-    for bad in ["main", "MAIN", "refs/heads/main", "development", "release/1", "task/other", "task/shared-x", "+main", ""] {
+    for bad in
+        ["main", "MAIN", "refs/heads/main", "development", "release/1", "task/other", "task/shared-x", "+main", ""]
+    {
         assert!(matches!(ready.push(bad), Err(Error::Protected { .. })), "{bad}");
     }
     let base_tree = ready.worktree.tree_of(ready.worktree.base()).unwrap();
@@ -137,7 +139,8 @@ fn serve(answer: String) -> (String, std::sync::mpsc::Receiver<String>) {
 #[test]
 fn a_token_goes_to_its_host_only_and_appears_nowhere() {
     let ready = ready();
-    let (elsewhere, asked_elsewhere) = serve("HTTP/1.1 404 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".into());
+    let (elsewhere, asked_elsewhere) =
+        serve("HTTP/1.1 404 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".into());
     let credentials = Credentials { token: Some("tok-s3cret".to_owned().into()), ..CREDENTIALS };
     let to = |answer: String| {
         let (address, asked) = serve(answer);
