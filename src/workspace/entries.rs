@@ -148,3 +148,40 @@ pub(super) fn prefix(path: &[u8]) -> usize {
 pub(super) fn failed(doing: &'static str, path: &[u8]) -> impl FnOnce(Errno) -> Error {
     Error::errno(doing, shown(path))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether an entry of a file that changed at (s, ns) is believed when the clock stood at (s, ns).
+    fn believed(changed: (i64, u32), now: (i64, i128)) -> bool {
+        let folder = tempfile::tempdir().unwrap();
+        let mut stat = rustix::fs::stat(folder.path()).unwrap();
+        (stat.st_ctime, stat.st_ctime_nsec) = (changed.0, changed.1.into());
+        let mut known = entry(b"x", &stat, MODE_FILE, Oid::zero());
+        distrust_if_fresh(&mut known, i128::from(now.0) * SECOND_NS + now.1);
+        unchanged(&known, &stat, MODE_FILE)
+    }
+
+    #[test]
+    fn fresh_times_are_not_believed() {
+        assert!(
+            !believed((100, 5), (100, 5)) && !believed((100, 5), (100, 40_000_000)) && !believed((101, 5), (100, 5))
+        );
+        assert!(believed((100, 5), (100, 60_000_000)) && believed((99, 990_000_000), (100, 50_000_000)));
+        // A file system that counts whole seconds, and a year in which these no longer fit 32 bits.
+        assert!(!believed((100, 0), (101, 900_000_000)) && believed((100, 0), (102, 0)));
+        let late = i64::from(i32::MAX);
+        assert!(believed((late, 5), (late + 9, 5)) && !believed((late + 9, 5), (late + 9, 6)));
+    }
+
+    #[test]
+    fn every_spelling_of_git_is_known() {
+        for name in [".git", ".GIT", ".git. .", ".git::$INDEX_ALLOCATION", "GIT~1", ".g\u{200d}it"] {
+            assert!(is_dot_git(name.as_bytes()) && is_hostile(name.as_bytes()), "{name}");
+        }
+        for name in [".gitignore", "git", ".gitx", "x.git", ".git-", "git~10"] {
+            assert!(!is_dot_git(name.as_bytes()) && !is_hostile(name.as_bytes()), "{name}");
+        }
+    }
+}
