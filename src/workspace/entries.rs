@@ -158,7 +158,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut stat = rustix::fs::stat(folder.path()).unwrap();
         (stat.st_ctime, stat.st_ctime_nsec) = (changed.0, changed.1.into());
-        let mut known = entry(b"x", &stat, MODE_FILE, Oid::zero());
+        let mut known = entry(b"x", &stat, MODE_FILE, Oid::ZERO_SHA1);
         distrust_if_fresh(&mut known, i128::from(now.0) * SECOND_NS + now.1);
         unchanged(&known, &stat, MODE_FILE)
     }
