@@ -192,6 +192,11 @@ pub trait Source: Send + Sync {
     fn metadata(&self, path: &RepoPath) -> Result<Entry, FileError>;
     /// The first `cap` bytes of a regular file. Secret-like and ignored files are refused.
     fn read(&self, path: &RepoPath, cap: u64) -> Result<Content, FileError>;
+    /// The newest commits that touched a path, one line each; none where there is no history.
+    fn history(&self, path: &RepoPath, limit: usize) -> Result<Vec<String>, FileError> {
+        let _ = (path, limit);
+        Ok(Vec::new())
+    }
 }
 
 /// A tree of files that is not on disk, such as the tree of a commit. [`TreeSource`] makes a [`Source`] of it.
@@ -200,6 +205,11 @@ pub trait Tree: Send + Sync {
     fn entries(&self) -> Result<Vec<Entry>, FileError>;
     /// The first `cap` bytes of a file, or the target of a link; [`FileError::NotFound`] where there is none.
     fn blob(&self, path: &str, cap: u64) -> Result<Vec<u8>, FileError>;
+    /// The newest commits that touched a path, one line each; none where there is no history.
+    fn history(&self, path: &str, limit: usize) -> Result<Vec<String>, FileError> {
+        let _ = (path, limit);
+        Ok(Vec::new())
+    }
 }
 
 /// A tree in memory.
@@ -269,6 +279,10 @@ impl<T: Tree> TreeSource<T> {
 }
 
 impl<T: Tree> Source for TreeSource<T> {
+    fn history(&self, path: &RepoPath, limit: usize) -> Result<Vec<String>, FileError> {
+        self.tree.history(path.as_str(), limit)
+    }
+
     fn list(&self, dir: &RepoPath) -> Result<Vec<Entry>, FileError> {
         self.folder(dir)?;
         let mut found: BTreeMap<String, Entry> = BTreeMap::new();

@@ -80,6 +80,12 @@ pub fn planner_tools() -> Vec<ToolSpec> {
             &["path"],
         ),
         spec("outline", "What a source file defines, with line numbers.", json!({"path": text}), &["path"]),
+        spec(
+            "git_log",
+            "The newest commits that touched a path: date, author, subject.",
+            json!({"path": text, "limit": {"type": "integer", "minimum": 1, "maximum": 50}}),
+            &["path"],
+        ),
         ToolSpec {
             name: SUBMIT.to_owned(),
             description:
@@ -355,6 +361,14 @@ struct OutlineArguments {
     path: String,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogArguments {
+    path: String,
+    #[serde(default)]
+    limit: Option<usize>,
+}
+
 fn plan_read(call: &ToolCall, source: &dyn Source) -> Result<String, String> {
     match call.name.as_str() {
         "repo_map" => {
@@ -363,6 +377,12 @@ fn plan_read(call: &ToolCall, source: &dyn Source) -> Result<String, String> {
         }
         "list_dir" | "list_directory" | "find_files" | "glob" | "search" | "grep_search" | "read_file" => {
             read(call, source)
+        }
+        "git_log" => {
+            let given = arguments::<LogArguments>(call)?;
+            let limit = given.limit.unwrap_or(20).clamp(1, 50);
+            let found = source.history(&at(&given.path)?, limit).map_err(|error| error.to_string())?;
+            Ok(if found.is_empty() { "no commit touched it".to_owned() } else { found.join("\n") })
         }
         "outline" => {
             let path = at(&arguments::<OutlineArguments>(call)?.path)?;

@@ -228,6 +228,15 @@ impl crate::agent::files::Tree for ViewTree {
         Ok(files.iter().map(entry).collect())
     }
 
+    fn history(&self, path: &str, limit: usize) -> Result<Vec<String>, FileError> {
+        let entries = self.0.log(path, limit).map_err(unreadable)?;
+        let line = |entry: crate::workspace::LogEntry| {
+            let day: String = entry.date.to_string().chars().take(10).collect();
+            format!("{} {day} {}: {}", &entry.commit[..12], entry.author, entry.subject)
+        };
+        Ok(entries.into_iter().map(line).collect())
+    }
+
     fn blob(&self, path: &str, cap: u64) -> Result<Vec<u8>, FileError> {
         let cap = usize::try_from(cap).unwrap_or(usize::MAX);
         Ok(self.0.read(path, cap).map_err(unreadable)?.bytes)
