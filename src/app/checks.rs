@@ -117,7 +117,8 @@ async fn configured(home: &Path, config: Config) -> Vec<Check> {
         let edit = format!("${{EDITOR:-vi}} {}", shell_word(&home.join(super::home::CONFIG)));
         Check::new("config", Level::Warning, "devo.yaml names no repository").fix(edit)
     } else {
-        Check::new("config", Level::Ok, format!("{} repositories", repos.len()))
+        let names = if repos.len() == 1 { "repository" } else { "repositories" };
+        Check::new("config", Level::Ok, format!("devo.yaml names {} {names}", repos.len()))
     }];
     for name in repos {
         let id = format!("repo.{name}");
@@ -153,7 +154,8 @@ async fn configured(home: &Path, config: Config) -> Vec<Check> {
 fn broken(id: &str, failure: Failure) -> Check {
     let check = Check::new(id, Level::Critical, failure.message);
     match failure.hint {
-        Some(hint) => check.fix(hint),
+        // The remedies of failures speak of a run, and there is none here.
+        Some(hint) => check.fix(hint.strip_suffix(", then `devo retry RUN`").unwrap_or(&hint)),
         None => check,
     }
 }
