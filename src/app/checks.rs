@@ -71,7 +71,7 @@ pub async fn checks(settings: &Settings) -> Vec<Check> {
         Err(error) => {
             let message = std::iter::once(error.message).chain(error.causes).collect::<Vec<_>>().join(": ");
             found.push(Check::new("home", Level::Critical, message).fix("devo init DIR"));
-            for id in ["home.private", "home.writable", "disk", "journal", "config", "models"] {
+            for id in ["home.private", "home.writable", "disk", "journal", "config", "roles"] {
                 found.push(Check::new(id, Level::Skipped, "there is no home to look at"));
             }
             // What a new home would use, tried beside a folder that stands in for it.
@@ -90,7 +90,7 @@ pub async fn checks(settings: &Settings) -> Vec<Check> {
                     let message = error.message.lines().next().unwrap_or_default().to_owned();
                     let check = Check::new("config", Level::Critical, message);
                     found.push(check.fix(format!("devo validate {}", shell_word(&path))));
-                    found.push(Check::new("models", Level::Skipped, "devo.yaml cannot be read"));
+                    found.push(Check::new("roles", Level::Skipped, "devo.yaml cannot be read"));
                 }
             }
         }
@@ -133,10 +133,11 @@ async fn configured(home: &Path, config: Config) -> Vec<Check> {
         });
     }
     for role in Shop::roles() {
-        let id = format!("model.{role}");
+        let id = format!("role.{role}");
+        // Without a model a recording still plays, and a pipeline that asks none still runs.
         found.push(match shop.client(role, &Cassettes::None, shop.clock.now()) {
-            Ok(client) => Check::new(&id, Level::Ok, format!("{} has a price and a key", client.card().id)),
-            Err(failure) => broken(&id, failure),
+            Ok(client) => Check::new(&id, Level::Ok, format!("{}: there is a key", client.card().id)),
+            Err(failure) => Check { level: Level::Warning, ..broken(&id, failure) },
         });
     }
     let names = shop.config.repos.keys().map(|name| Some(name.as_str()));
@@ -295,9 +296,9 @@ mod tests {
         let level =
             |id: &str| runtime.block_on(checks(&settings)).into_iter().find(|check| check.id == id).unwrap().level;
         assert_eq!((level("home.private"), level("journal")), (Level::Ok, Level::Ok));
-        assert_eq!((level("config"), level("model.planner") != Level::Skipped), (Level::Warning, true));
+        assert_eq!((level("config"), level("role.planner") != Level::Skipped), (Level::Warning, true));
         std::fs::write(home.join("devo.yaml"), "repos: {shop: {url: /nowhere}}\nrols: {}\n").unwrap();
-        assert_eq!((level("config"), level("models")), (Level::Critical, Level::Skipped));
+        assert_eq!((level("config"), level("roles")), (Level::Critical, Level::Skipped));
         std::fs::set_permissions(home.join("inbox"), std::fs::Permissions::from_mode(0o777)).unwrap();
         std::fs::write(home.join("state.db"), "not a database at all, just text that is long enough").unwrap();
         assert_eq!((level("home.private"), level("journal")), (Level::Warning, Level::Critical));

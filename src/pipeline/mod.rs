@@ -4,6 +4,8 @@
 mod read;
 mod schema;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 

@@ -33,7 +33,7 @@ pub fn read(document: &Document) -> Result<Pipeline, Vec<Diagnostic>> {
 
 /// Reads a pipeline that stands inside a file (a task's inline pipeline).
 pub(super) fn read_node(document: &Document, root: &Node) -> Result<Pipeline, Vec<Diagnostic>> {
-    let mut reader = Reader { document, wrong: Vec::new() };
+    let mut reader = Reader::new(document);
     let pipeline = reader.pipeline(root);
     if reader.wrong.is_empty() {
         return Ok(pipeline);
@@ -44,8 +44,10 @@ pub(super) fn read_node(document: &Document, root: &Node) -> Result<Pipeline, Ve
 }
 
 pub(super) struct Reader<'d> {
-    pub document: &'d Document,
+    document: &'d Document,
     pub wrong: Vec<Diagnostic>,
+    /// By step type: making one costs more than using it.
+    validators: BTreeMap<&'static str, jsonschema::Validator>,
 }
 
 /// A step before its names are resolved.
@@ -59,6 +61,10 @@ struct Draft<'d> {
 }
 
 impl<'d> Reader<'d> {
+    pub fn new(document: &'d Document) -> Self {
+        Self { document, wrong: Vec::new(), validators: BTreeMap::new() }
+    }
+
     pub fn fault(&mut self, span: Span, code: &'static str, message: impl Into<String>) -> &mut Diagnostic {
         self.wrong.push(self.document.diagnostic(span, code, message));
         self.wrong.last_mut().expect("just pushed")
@@ -365,7 +371,9 @@ impl<'d> Reader<'d> {
             .map(|(key, node)| (key.text.clone(), node.to_json()))
             .collect();
         let spec = Value::Object(spec);
-        let validator = jsonschema::validator_for(&schema).expect("the schema of a step type is a schema");
+        let make = || jsonschema::validator_for(&schema).expect("the schema of a step type is a schema");
+        // Taken out while it is used: the faults that it finds are added to the same reader.
+        let validator = self.validators.remove(kind.name).unwrap_or_else(make);
         let before = self.wrong.len();
         for error in validator.iter_errors(&spec) {
             let pointer = error.instance_path().to_string();
@@ -381,6 +389,7 @@ impl<'d> Reader<'d> {
                 self.advise(|fault| fault.help("YAML reads {{ … }} as a mapping: write \"{{ … }}\""));
             }
         }
+        self.validators.insert(kind.name, validator);
         // What the schema lets through and the type does not (a duration's text, a limit of 0) is found by building it.
         if self.wrong.len() == before
             && let Err(message) = (kind.build)(&spec)

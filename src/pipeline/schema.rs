@@ -14,11 +14,32 @@ fn duration() -> Value {
 /// Schemas of types stand on their own; inside another one their heading would mislead.
 fn own_schema(schema: schemars::Schema) -> Value {
     let mut value = schema.to_value();
+    let mut definitions = Value::Null;
     if let Some(object) = value.as_object_mut() {
         object.remove("$schema");
         object.remove("title");
+        definitions = object.remove("$defs").unwrap_or_default();
     }
+    inline(&mut value, &definitions);
     value
+}
+
+/// Puts definitions where they are referred to: references would point into the schema that this one becomes a part of.
+fn inline(value: &mut Value, definitions: &Value) {
+    match value {
+        Value::Object(object) => {
+            let named = object.get("$ref").and_then(Value::as_str).and_then(|path| path.strip_prefix("#/$defs/"));
+            if let Some(definition) = named.map(|name| definitions[name].clone()) {
+                object.remove("$ref");
+                for (key, part) in definition.as_object().into_iter().flatten() {
+                    object.entry(key).or_insert_with(|| part.clone());
+                }
+            }
+            object.values_mut().for_each(|part| inline(part, definitions));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|part| inline(part, definitions)),
+        _ => {}
+    }
 }
 
 /// The schema of a pipeline file.
@@ -41,10 +62,7 @@ fn body() -> Value {
         }
         let mut required = vec![json!("type")];
         required.extend(own["required"].as_array().into_iter().flatten().cloned());
-        let mut then = json!({"properties": properties, "required": required, "additionalProperties": false});
-        if let Some(defs) = own.get("$defs").or(own.get("definitions")) {
-            then["definitions"] = defs.clone();
-        }
+        let then = json!({"properties": properties, "required": required, "additionalProperties": false});
         variants
             .push(json!({"if": {"properties": {"type": {"const": kind.name}}, "required": ["type"]}, "then": then}));
     }

@@ -38,7 +38,7 @@ pub struct Task {
 
 /// Reads a task out of a parsed file.
 pub fn read_task(document: &Document) -> Result<Task, Vec<Diagnostic>> {
-    let mut reader = Reader { document, wrong: Vec::new() };
+    let mut reader = Reader::new(document);
     let root = &document.root;
     let entries = reader.map(root, "a task");
     reader.known_keys(entries, KEYS, "a task");

@@ -295,7 +295,7 @@ impl<'a> Bench<'a> {
         self.memory.commands += 1;
         let id = format!("o{}", self.memory.commands);
         // What follows a command's end is found in the log; the model gets its newest outputs only.
-        let kept = cut_middle(text, 48 * 1024, 30, None);
+        let kept = cut_middle(text, 24 * 1024, 30, None);
         self.memory.outputs.push((id.clone(), kept));
         if self.memory.outputs.len() > OUTPUTS_MAX {
             self.memory.outputs.remove(0);
@@ -303,7 +303,7 @@ impl<'a> Bench<'a> {
         let mut total = 0;
         let from = self.memory.outputs.iter().rposition(|(_, text)| {
             total += text.len();
-            total > 192 * 1024
+            total > 64 * 1024
         });
         self.memory.outputs.drain(..from.map_or(0, |at| at + 1));
         id

@@ -172,7 +172,6 @@ impl Git {
             "safe.bareRepository=explicit",
             "gc.auto=0",
             "maintenance.auto=false",
-            "transfer.credentialsInUrl=allow",
             "protocol.version=2",
         ] {
             command.arg("-c").arg(option);
@@ -267,6 +266,9 @@ fn read_version(text: &str) -> Option<((u32, u32), String)> {
 
 /// Runs a command in its own process group until it ends, is cancelled or is late; then kills what is left of the group.
 fn run(mut command: Command, what: &'static str, hold: Option<&File>, patience: Patience<'_>) -> Result<Output> {
+    if (patience.cancelled)() {
+        return Err(Error::Cancelled { what });
+    }
     let failed = |source| Error::io("starting git", "")(source);
     let stdin = match hold {
         Some(file) => Stdio::from(file.try_clone().map_err(failed)?),
@@ -489,6 +491,10 @@ mod tests {
         assert!(read_version("hub version 1").is_none());
     }
 
+    fn patience() -> Patience<'static> {
+        Patience::of(Duration::from_secs(600))
+    }
+
     fn shell(script: &str) -> Command {
         let mut command = Command::new("/bin/sh");
         command.arg("-c").arg(script);
@@ -523,6 +529,13 @@ mod tests {
         let output =
             run(shell("sleep 1000 & echo done"), "fetch", None, Patience::of(Duration::from_secs(600))).unwrap();
         assert_eq!((output.ok, output.stdout.as_slice()), (true, b"done\n".as_slice()));
+    }
+
+    #[test]
+    fn the_lock_is_gits_as_well() {
+        let lock = tempfile::NamedTempFile::new().unwrap();
+        let output = run(shell("readlink /proc/$$/fd/0"), "push", Some(lock.as_file()), patience()).unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), lock.path().to_str().unwrap());
     }
 
     #[test]

@@ -16,13 +16,15 @@
 //! | `folder` | file access that never follows a link |
 //! | `ignored` | `.gitignore` rules |
 //! | `worktree` | a run's git dir and workspace; commits |
-//! | `snapshot` | workspace → tree, tree → workspace |
+//! | `snapshot`, `restore` | workspace → tree, tree → workspace |
+//! | `entries` | what these two share: index, times, names |
 //! | `diff` | patch, diffstat, changed paths |
 //! | `protect`, `slug` | names of branches, and which of them are never pushed |
 //! | `push` | the push broker |
 //! | `links` | pages on a forge, computed offline |
 
 mod diff;
+mod entries;
 mod error;
 mod folder;
 mod git;
@@ -32,6 +34,7 @@ mod listing;
 mod protect;
 mod push;
 mod remote;
+mod restore;
 mod slug;
 mod snapshot;
 mod store;

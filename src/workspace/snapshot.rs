@@ -1,27 +1,23 @@
-//! Workspace → tree and tree → workspace, without filters and without following a link.
+//! Workspace → tree, without filters and without following a link.
 //!
-//! A snapshot depends on the files and on the base commit alone: what the base has is taken though a `.gitignore` names
-//! it, everything else obeys the workspace's own `.gitignore` files. A restore obeys those of the tree that it restores, so
-//! that a snapshot taken right after it gives that very tree. The index only saves work: it remembers what a file held
+//! A snapshot depends on the files and on the base commit alone: what the base has is taken though a `.gitignore` names it,
+//! everything else obeys the workspace's own `.gitignore` files. The index only saves work: it remembers what a file held
 //! when it had these times, this inode and this size.
 
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
-use std::path::Path;
 
-use git2::{Index, IndexEntry, IndexTime, ObjectType, Odb, Oid, Repository, Tree};
-use rustix::fs::{FileType, Stat};
+use git2::{Index, IndexEntry, ObjectType, Odb, Oid, Repository, Tree};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use super::TreeId;
+use super::entries::*;
 use super::error::{Error, Result};
-use super::folder::{Folder, Item, as_path, shown};
-use super::git::make_private;
+use super::folder::{Folder, as_path, shown};
 use super::ignored::{Rules, TEXT_MAX};
-use super::worktree::{Worktree, missing};
-use super::{CommitId, TreeId};
+use super::worktree::Worktree;
 
-/// Folders inside folders; each level of a walk holds one open file.
-const DEPTH_MAX: usize = 128;
 /// Files of one workspace.
 const FILES_MAX: usize = 1_000_000;
 /// One file.
@@ -30,17 +26,6 @@ const FILE_MAX: u64 = 1 << 30;
 const WHOLE_MAX: u64 = 32 << 20;
 /// Of the list of what was left out.
 const REPORTED_MAX: usize = 100;
-/// A change within this time of an earlier one may leave a file's times as they were.
-const GRAIN_NS: i128 = 50_000_000;
-/// The same on a file system that counts whole seconds.
-const COARSE_GRAIN_NS: i128 = 2_000_000_000;
-
-/// Modes of entries.
-const MODE_TREE: u32 = 0o040_000;
-const MODE_LINK: u32 = 0o120_000;
-const MODE_SUBMODULE: u32 = 0o160_000;
-const MODE_FILE: u32 = 0o100_644;
-const MODE_EXECUTABLE: u32 = 0o100_755;
 
 /// What the workspace held.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +64,20 @@ pub enum Why {
     IgnoreRules,
 }
 
+impl std::fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let why = match self.why {
+            Why::Git => "a repository inside the workspace is not taken",
+            Why::Submodule => "what is in a submodule is not taken",
+            Why::Special => "pipes, sockets and devices are not taken",
+            Why::TooDeep => "folders this deep are not taken",
+            Why::Name => "git does not take this name",
+            Why::IgnoreRules => "it is too long, so its rules did not apply",
+        };
+        write!(f, "{}: {why}", self.path)
+    }
+}
+
 impl Worktree {
     /// Takes the workspace as it is. `label` (`[A-Za-z0-9._-]`) keeps the tree; a label that is used again moves.
     pub fn snapshot(&self, label: &str) -> Result<Snapshot> {
@@ -114,51 +113,6 @@ impl Worktree {
         repo.reference(&reference, tree, true, "").map_err(Error::objects("keeping the snapshot"))?;
         Ok(Snapshot { tree: TreeId(tree), left_out: taking.left_out, left_out_count: taking.left_out_count })
     }
-
-    /// Puts the workspace back to a tree: changed, missing and new files; ignored ones stay. Files that are as they should
-    /// be are not touched, so that their times stay.
-    pub fn restore(&self, tree: TreeId) -> Result<()> {
-        let _lock = self.lock()?;
-        restore(self, tree)
-    }
-
-    /// Writes exactly the files of a tree to `dest`, which is made, or emptied if it is there. Submodules are empty
-    /// folders. `dest` may not be in the workspace.
-    pub fn checkout_clean(&self, tree: TreeId, dest: &Path) -> Result<()> {
-        if !dest.is_absolute() || dest.starts_with(self.workspace()) || dest.starts_with(self.git_dir()) {
-            return Err(Error::io("checking out into", dest)(std::io::ErrorKind::InvalidInput.into()));
-        }
-        let repo = self.repository()?;
-        checkout_clean(&repo, tree, dest)
-    }
-}
-
-/// As [`Worktree::restore`], for who holds the lock.
-pub(super) fn restore(worktree: &Worktree, tree: TreeId) -> Result<()> {
-    let repo = worktree.repository()?;
-    let workspace = worktree.workspace();
-    let root = Folder::root(&workspace).map_err(Error::errno("opening", &workspace))?;
-    let mut index = open_index(&worktree.git_dir())?;
-    let mut putting = Putting::new(&repo, entries(&index));
-    let base = tree_of(&repo, worktree.base())?;
-    let tree = repo.find_tree(tree.0).map_err(|_| missing("tree", tree.0))?;
-    putting.folder(&root, &mut Vec::new(), Some(&tree), Some(&base), false, 0)?;
-    // Nobody else writes meanwhile, so what was written a grain before the end cannot change unnoticed after it.
-    let settled = now_of(&worktree.git_dir())?;
-    index.clear().map_err(Error::objects("writing the index"))?;
-    for mut entry in putting.present {
-        distrust_if_fresh(&mut entry, settled);
-        index.add(&entry).map_err(Error::objects("writing the index"))?;
-    }
-    index.write().map_err(Error::objects("writing the index"))
-}
-
-fn checkout_clean(repo: &Repository, tree: TreeId, dest: &Path) -> Result<()> {
-    let tree = repo.find_tree(tree.0).map_err(|_| missing("tree", tree.0))?;
-    make_private(dest)?;
-    let root = Folder::root(dest).map_err(Error::errno("opening", dest))?;
-    root.empty().map_err(Error::errno("emptying", dest))?;
-    Putting::new(repo, HashMap::new()).folder(&root, &mut Vec::new(), Some(&tree), None, false, 0)
 }
 
 /// The ref that keeps a snapshot.
@@ -172,121 +126,6 @@ pub(super) fn label_ref(label: &str) -> Result<String> {
     } else {
         Err(Error::BadBranch { name: shown(label.as_bytes()), why: "it cannot label a snapshot" })
     }
-}
-
-fn tree_of(repo: &Repository, commit: CommitId) -> Result<Tree<'_>> {
-    repo.find_commit(commit.0).and_then(|found| found.tree()).map_err(|_| missing("commit", commit.0))
-}
-
-/// The index between two snapshots; a damaged one is started anew, for it only saves work.
-fn open_index(git_dir: &Path) -> Result<Index> {
-    let path = git_dir.join("index");
-    match Index::open(&path) {
-        Ok(index) => Ok(index),
-        Err(_) => {
-            super::worktree::remove_dir(&path)?;
-            Index::open(&path).map_err(Error::objects("opening the index"))
-        }
-    }
-}
-
-fn entries(index: &Index) -> HashMap<Vec<u8>, IndexEntry> {
-    index.iter().map(|entry| (entry.path.clone(), entry)).collect()
-}
-
-/// The file system's own idea of now, in nanoseconds, which is what the times of files are compared with.
-fn now_of(git_dir: &Path) -> Result<i128> {
-    let path = git_dir.join("devo-clock");
-    let failed = || Error::io("writing", &path);
-    std::fs::write(&path, b".").map_err(failed())?;
-    let stat = rustix::fs::stat(&path).map_err(Error::errno("reading", &path))?;
-    Ok(changed_at(&stat))
-}
-
-fn changed_at(stat: &Stat) -> i128 {
-    i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec)
-}
-
-/// Wraps on purpose: an index has room for 32 bits, and only equality counts.
-fn entry(path: &[u8], stat: &Stat, mode: u32, id: Oid) -> IndexEntry {
-    IndexEntry {
-        ctime: IndexTime::new(stat.st_ctime as i32, stat.st_ctime_nsec as u32),
-        mtime: IndexTime::new(stat.st_mtime as i32, stat.st_mtime_nsec as u32),
-        dev: stat.st_dev as u32,
-        ino: stat.st_ino as u32,
-        mode,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        file_size: stat.st_size as u32,
-        id,
-        flags: 0,
-        flags_extended: 0,
-        path: path.to_vec(),
-    }
-}
-
-/// Makes an entry match no file if the file could still change without its times showing it.
-fn distrust_if_fresh(entry: &mut IndexEntry, settled: i128) {
-    let at = i128::from(entry.ctime.seconds()) * 1_000_000_000 + i128::from(entry.ctime.nanoseconds());
-    let grain = if entry.ctime.nanoseconds() == 0 { COARSE_GRAIN_NS } else { GRAIN_NS };
-    if at > settled - grain {
-        entry.ctime = IndexTime::new(0, 0);
-        entry.mtime = IndexTime::new(0, 0);
-    }
-}
-
-fn unchanged(known: &IndexEntry, stat: &Stat, mode: u32) -> bool {
-    let now = entry(&[], stat, mode, known.id);
-    known.ctime.seconds() != 0
-        && (known.ctime, known.mtime) == (now.ctime, now.mtime)
-        && (known.dev, known.ino, known.file_size) == (now.dev, now.ino, now.file_size)
-        && (known.uid, known.gid, known.mode) == (now.uid, now.gid, now.mode)
-}
-
-fn mode_of(stat: &Stat) -> u32 {
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Symlink => MODE_LINK,
-        _ if stat.st_mode & 0o100 != 0 => MODE_EXECUTABLE,
-        _ => MODE_FILE,
-    }
-}
-
-/// `.git` as some file system could spell it: case, trailing dots and spaces, NTFS's short name and streams, characters that
-/// HFS+ leaves out.
-pub(super) fn is_dot_git(name: &[u8]) -> bool {
-    let Ok(text) = std::str::from_utf8(name) else { return false };
-    let seen: String = text
-        .chars()
-        .filter(
-            |c| !matches!(c, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}'),
-        )
-        .flat_map(char::to_lowercase)
-        .collect();
-    let stem = seen.split(':').next().unwrap_or_default().trim_end_matches(['.', ' ']);
-    stem == ".git" || stem == "git~1"
-}
-
-/// A name in a tree that must not reach a disk.
-fn is_hostile(name: &[u8]) -> bool {
-    name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') || name.contains(&0) || is_dot_git(name)
-}
-
-fn push_name(path: &mut Vec<u8>, name: &[u8]) -> usize {
-    let before = path.len();
-    if before > 0 {
-        path.push(b'/');
-    }
-    path.extend_from_slice(name);
-    before
-}
-
-/// The length that the paths of a folder's items have before the item's own name.
-fn prefix(path: &[u8]) -> usize {
-    if path.is_empty() { 0 } else { path.len() + 1 }
-}
-
-fn failed(doing: &'static str, path: &[u8]) -> impl FnOnce(Errno) -> Error {
-    Error::errno(doing, shown(path))
 }
 
 /// A walk that takes a snapshot.
@@ -349,7 +188,8 @@ impl Taking<'_> {
         let in_base = base.and_then(|tree| tree.get_name_bytes(name));
         let folder = kind == FileType::Directory;
         // A file of the base is taken in any case, which spares most files the question.
-        let ignored = ignored || ((folder || in_base.is_none()) && self.rules.ignore(path, folder));
+        let file_in_base = !folder && in_base.as_ref().is_some_and(|found| found.kind() == Some(ObjectType::Blob));
+        let ignored = ignored || (!file_in_base && self.rules.ignore(path, folder));
         if is_dot_git(name) {
             if !ignored {
                 self.leave_out(path, Why::Git);
@@ -362,7 +202,9 @@ impl Taking<'_> {
         match kind {
             FileType::Directory => {
                 let sub_base = match in_base.filter(|found| found.kind() == Some(ObjectType::Tree)) {
-                    Some(found) => Some(self.repo.find_tree(found.id()).map_err(|_| missing("tree", found.id()))?),
+                    Some(found) => Some(
+                        self.repo.find_tree(found.id()).map_err(|_| super::worktree::missing("tree", found.id()))?,
+                    ),
                     None if ignored => return Ok(()),
                     None => None,
                 };
@@ -378,7 +220,13 @@ impl Taking<'_> {
                 }
             }
             FileType::RegularFile | FileType::Symlink => {
-                if ignored && in_base.is_none_or(|found| found.kind() != Some(ObjectType::Blob)) {
+                if ignored && !file_in_base {
+                    return Ok(());
+                }
+                // Git refuses a link by this name, for it would be followed elsewhere.
+                if kind == FileType::Symlink && !file_in_base && folded(name).is_some_and(|name| name == ".gitmodules")
+                {
+                    self.leave_out(path, Why::Name);
                     return Ok(());
                 }
                 self.file(at, name, path)
@@ -423,7 +271,7 @@ impl Taking<'_> {
                 self.known.remove(path);
                 Ok(())
             }
-            // For instance a `.gitmodules` that is a link. What the index had under that name goes with the known.
+            // A name that libgit2 does not take. What the index had under it goes with the known.
             Err(error) if error.class() == git2::ErrorClass::Index => {
                 self.leave_out(path, Why::Name);
                 Ok(())
@@ -477,213 +325,4 @@ impl Taking<'_> {
             self.left_out.push(LeftOut { path: shown(path), why });
         }
     }
-}
-
-/// A walk that makes a folder what a tree says.
-struct Putting<'a> {
-    repo: &'a Repository,
-    rules: Rules,
-    /// What is known of files by their times.
-    known: HashMap<Vec<u8>, IndexEntry>,
-    /// What is there now.
-    present: Vec<IndexEntry>,
-}
-
-impl<'a> Putting<'a> {
-    fn new(repo: &'a Repository, known: HashMap<Vec<u8>, IndexEntry>) -> Self {
-        Self { repo, rules: Rules::default(), known, present: Vec::new() }
-    }
-
-    /// `tree` is `None` in a folder that the tree does not have: everything goes but what is ignored and not in the base.
-    fn folder(
-        &mut self,
-        at: &Folder,
-        path: &mut Vec<u8>,
-        tree: Option<&Tree>,
-        base: Option<&Tree>,
-        ignored: bool,
-        depth: usize,
-    ) -> Result<()> {
-        if depth >= DEPTH_MAX {
-            let what = format!("the depth of {}", shown(path));
-            return Err(Error::TooLarge { what, limit: format!("{DEPTH_MAX} folders") });
-        }
-        if let Some(bad) = tree.into_iter().flatten().find(|found| is_hostile(found.name_bytes())) {
-            push_name(path, bad.name_bytes());
-            return Err(Error::HostilePath { path: shown(path) });
-        }
-        self.enter(at, path, tree, ignored)?;
-        for item in at.items().map_err(failed("reading", path))? {
-            if tree.is_some_and(|tree| tree.get_name_bytes(&item.name).is_some()) {
-                continue;
-            }
-            let before = push_name(path, &item.name);
-            self.extra(at, &item, path, base, ignored, depth)?;
-            path.truncate(before);
-        }
-        for found in tree.into_iter().flatten() {
-            let before = push_name(path, found.name_bytes());
-            match found.filemode_raw() as u32 {
-                MODE_TREE => {
-                    let sub_tree = self.repo.find_tree(found.id()).map_err(|_| missing("tree", found.id()))?;
-                    let sub = self.make(at, found.name_bytes(), path)?;
-                    let sub_base = self.sub_tree(base, found.name_bytes())?;
-                    let ignored = ignored || self.rules.ignore(path, true);
-                    self.folder(&sub, path, Some(&sub_tree), sub_base.as_ref(), ignored, depth + 1)?;
-                }
-                MODE_SUBMODULE => {
-                    let sub = self.make(at, found.name_bytes(), path)?;
-                    sub.empty().map_err(failed("emptying", path))?;
-                    if let Some(stat) = at.stat(found.name_bytes()).map_err(failed("reading", path))? {
-                        self.present.push(entry(path, &stat, MODE_SUBMODULE, found.id()));
-                    }
-                }
-                mode => self.file(at, found.name_bytes(), path, mode, found.id())?,
-            }
-            path.truncate(before);
-        }
-        self.rules.leave();
-        Ok(())
-    }
-
-    /// Enters the rules of a folder. A folder that the tree does not have may bring rules that ignore themselves too, as
-    /// caches of tools do: a snapshot never saw it, so it stays.
-    fn enter(&mut self, at: &Folder, path: &[u8], tree: Option<&Tree>, ignored: bool) -> Result<()> {
-        let prefix = prefix(path);
-        let Some(tree) = tree else {
-            let text = at.small_file(b".gitignore", TEXT_MAX).map_err(failed("reading", path))?;
-            self.rules.enter(prefix, text.filter(|_| !ignored).as_deref());
-            let mut own = path.to_vec();
-            push_name(&mut own, b".gitignore");
-            if !self.rules.ignore(&own, false) {
-                self.rules.leave();
-                self.rules.enter(prefix, None);
-            }
-            return Ok(());
-        };
-        let found =
-            tree.get_name_bytes(b".gitignore").filter(|found| !ignored && is_file_mode(found.filemode_raw() as u32));
-        let blob =
-            found.map(|found| self.repo.find_blob(found.id()).map_err(|_| missing("blob", found.id()))).transpose()?;
-        self.rules.enter(prefix, blob.as_ref().map(git2::Blob::content));
-        Ok(())
-    }
-
-    fn sub_tree(&self, tree: Option<&Tree>, name: &[u8]) -> Result<Option<Tree<'a>>> {
-        let found =
-            tree.and_then(|tree| tree.get_name_bytes(name)).filter(|found| found.kind() == Some(ObjectType::Tree));
-        found.map(|found| self.repo.find_tree(found.id()).map_err(|_| missing("tree", found.id()))).transpose()
-    }
-
-    /// Something that the tree does not have.
-    fn extra(
-        &mut self,
-        at: &Folder,
-        item: &Item,
-        path: &mut Vec<u8>,
-        base: Option<&Tree>,
-        ignored: bool,
-        depth: usize,
-    ) -> Result<()> {
-        let name = item.name.as_slice();
-        let folder = item.kind == FileType::Directory;
-        let in_base = base.and_then(|tree| tree.get_name_bytes(name));
-        let mode = in_base.as_ref().map_or(0, |found| found.filemode_raw() as u32);
-        let ignored = ignored || self.rules.ignore(path, folder);
-        // What the base has is never ignored: a snapshot would take it.
-        let stays = match mode {
-            MODE_SUBMODULE => false,
-            MODE_TREE if folder => false,
-            0 | MODE_TREE => ignored,
-            _ => ignored && folder,
-        };
-        if stays {
-            return Ok(());
-        }
-        // Inside a folder there may be something that is ignored, and stays. Too deep to look: nothing stays.
-        if folder && mode != MODE_SUBMODULE && !is_dot_git(name) && depth + 1 < DEPTH_MAX {
-            let sub = at.sub(name).map_err(failed("reading", path))?;
-            let sub_base = self.sub_tree(base, name)?;
-            self.folder(&sub, path, None, sub_base.as_ref(), ignored, depth + 1)?;
-            at.remove_if_empty(name).map_err(failed("removing", path))?;
-            return Ok(());
-        }
-        at.remove(name).map_err(failed("removing", path))
-    }
-
-    /// Opens the folder that has to be there, in place of whatever is.
-    fn make(&self, at: &Folder, name: &[u8], path: &[u8]) -> Result<Folder> {
-        let stat = at.stat(name).map_err(failed("reading", path))?;
-        if stat.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) != FileType::Directory) {
-            at.remove(name).map_err(failed("removing", path))?;
-        }
-        at.make(name).map_err(failed("making", path))
-    }
-
-    /// Makes a file or link what it has to be; one that is so already is not touched.
-    fn file(&mut self, at: &Folder, name: &[u8], path: &[u8], mode: u32, id: Oid) -> Result<()> {
-        let link = mode == MODE_LINK;
-        // Old repositories have odd modes; git reads the executable bit out of them as well.
-        let wanted = match mode {
-            MODE_LINK => MODE_LINK,
-            mode if mode & 0o100 != 0 => MODE_EXECUTABLE,
-            _ => MODE_FILE,
-        };
-        let found = at.stat(name).map_err(failed("reading", path))?;
-        // One that has other names as well is written anew, so that it changes with none of them.
-        let found = found.filter(|stat| stat.st_nlink == 1);
-        let same_kind = found.as_ref().is_some_and(|stat| match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Symlink => link,
-            FileType::RegularFile => !link,
-            _ => false,
-        });
-        let as_known = found.as_ref().is_some_and(|stat| {
-            self.known.get(path).is_some_and(|known| known.id == id && unchanged(known, stat, wanted))
-        });
-        if !(as_known || same_kind && self.holds(at, name, path, link, id)?) {
-            let blob = self.repo.find_blob(id).map_err(|error| match error.code() {
-                git2::ErrorCode::NotFound => missing("blob", id),
-                _ => Error::objects("reading a file of the tree")(error),
-            })?;
-            at.remove(name).map_err(failed("removing", path))?;
-            if link {
-                if blob.content().is_empty() || blob.content().contains(&0) {
-                    return Err(Error::HostilePath { path: shown(path) });
-                }
-                at.link(name, blob.content()).map_err(failed("writing", path))?;
-            } else {
-                at.write(name, blob.content(), wanted == MODE_EXECUTABLE).map_err(failed("writing", path))?;
-            }
-        } else if found.as_ref().is_some_and(|stat| mode_of(stat) != wanted) {
-            at.set_executable(name, wanted == MODE_EXECUTABLE).map_err(failed("writing", path))?;
-        }
-        let stat = at.stat(name).map_err(failed("reading", path))?;
-        let stat = stat.ok_or(Errno::NOENT).map_err(failed("reading", path))?;
-        self.present.push(entry(path, &stat, wanted, id));
-        Ok(())
-    }
-
-    /// Whether a file or link of the right kind holds the blob.
-    fn holds(&self, at: &Folder, name: &[u8], path: &[u8], link: bool, id: Oid) -> Result<bool> {
-        let bytes = if link {
-            at.link_target(name).map_err(failed("reading", path))?
-        } else {
-            let odb = self.repo.odb().map_err(Error::objects("opening the objects"))?;
-            let Ok((size, _)) = odb.read_header(id) else { return Ok(false) };
-            match at.open(name) {
-                Ok((file, stat)) if stat.st_size as u64 == size as u64 => {
-                    let mut bytes = Vec::new();
-                    file.take(size as u64 + 1).read_to_end(&mut bytes).map_err(Error::io("reading", shown(path)))?;
-                    bytes
-                }
-                // Not readable: it is written anew.
-                _ => return Ok(false),
-            }
-        };
-        Ok(Oid::hash_object(ObjectType::Blob, &bytes).is_ok_and(|found| found == id))
-    }
-}
-
-fn is_file_mode(mode: u32) -> bool {
-    mode & 0o170_000 == 0o100_000
 }

@@ -4,7 +4,7 @@
 //! to a sandbox. All changes go through one lock per run; locks that a dead process left inside the git dir are cleared.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use super::git::{Patience, make_private};
 use super::protect::BranchName;
 use super::store::Store;
 use super::tree::TreeView;
-use super::{CommitId, TreeId, snapshot};
+use super::{CommitId, TreeId, restore, snapshot};
 use crate::core::time::Timestamp;
 
 /// Commits of one run that are looked through; a run makes one per round.
@@ -99,7 +99,7 @@ impl Worktree {
         if !ready.exists() || !this.workspace().exists() {
             make_private(&this.workspace())?;
             let tree = this.tree_of(base)?;
-            snapshot::restore(&this, tree)?;
+            restore::restore(&this, tree)?;
             write_synced(&ready, b"")?;
         }
         drop(lock);
@@ -124,7 +124,7 @@ impl Worktree {
             remove_dir(&run_dir.join(name))?;
         }
         match std::fs::remove_file(run_dir.join("git.lock")) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(Error::io("removing", run_dir.join("git.lock"))(error))
             }
             _ => Ok(()),
@@ -304,9 +304,7 @@ fn read_origin(git_dir: &Path) -> Result<Option<Origin>> {
     match std::fs::read(&path) {
         // One that does not parse was never whole: it is written before its folder gets its name.
         Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-            Ok(None)
-        }
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(Error::io("reading", path)(error)),
     }
 }
@@ -404,7 +402,7 @@ pub(super) fn lock_file(path: &Path, patience: Patience<'_>, what: &'static str)
 pub(super) fn clear_stale_locks(git_dir: &Path) -> Result<()> {
     fn visit(folder: &Path, depth: usize) -> std::io::Result<()> {
         let entries = match std::fs::read_dir(folder) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
             other => other?,
         };
         for entry in entries {
@@ -423,7 +421,7 @@ pub(super) fn clear_stale_locks(git_dir: &Path) -> Result<()> {
     visit(&git_dir.join("refs"), 0).map_err(failed())?;
     for name in ["index.lock", "HEAD.lock", "packed-refs.lock", "shallow.lock", "config.lock"] {
         match std::fs::remove_file(git_dir.join(name)) {
-            Err(error) if !matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 return Err(failed()(error));
             }
             _ => {}

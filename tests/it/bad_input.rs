@@ -6,7 +6,7 @@ use crate::fake::{Answer, claude};
 use crate::main_job::script;
 use crate::world::World;
 
-fn task<'a>(repo: &'a str) -> [&'a str; 8] {
+fn task(repo: &str) -> [&str; 8] {
     ["run", "--pipeline", "dev-task", "--repo", repo, "--task", "Validar stock", "--yes"]
 }
 

@@ -4,6 +4,7 @@ mod bad_input;
 mod demo;
 mod fake;
 mod kills;
+mod language;
 mod layers;
 mod main_job;
 mod signals;

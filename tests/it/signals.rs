@@ -1,8 +1,13 @@
 //! People's words from other processes, and what is refused.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
-use crate::fake::{claude, gemini};
+use crate::fake::{Answer, claude, gemini};
 use crate::main_job::{executor, plan, script};
 use crate::world::World;
 
@@ -66,8 +71,7 @@ fn a_refused_push_is_reported_and_retried_without_redoing_the_work() {
     script(&world.fake);
     let hook = world.path("remote.git/hooks/pre-receive");
     std::fs::write(&hook, "#!/bin/sh\necho 'not on Fridays' >&2\nexit 1\n").unwrap();
-    std::os::unix::fs::PermissionsExt::set_mode(&mut std::fs::metadata(&hook).unwrap().permissions(), 0o755);
-    std::process::Command::new("chmod").arg("755").arg(&hook).status().unwrap();
+    std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
     let args = ["run", "--pipeline", "dev-task", "--repo", "shop", "--task", "Validar stock", "--yes", "--json"];
     let ran = world.devo(&args).code(1);
     let run = ran.lines()[0]["task_id"].as_str().unwrap().to_owned();
@@ -131,4 +135,30 @@ fn protected_tests_and_false_claims_do_not_pass() {
         assert!(!diff.contains(untouched), "{untouched} was changed:\n{diff}");
     }
     assert_eq!(world.remote_branches().len(), 2, "nothing was pushed");
+}
+
+#[test]
+fn an_abort_from_another_terminal_stops_a_call_that_is_under_way() {
+    let world = World::shop();
+    world.fake.planner(claude(&[("submit_plan", plan("Plan"))]));
+    let gate = Arc::new(Mutex::new(()));
+    let held = gate.lock().unwrap();
+    world.fake.executor(Answer::Held(gate.clone(), Box::new(gemini(&[]))));
+    let args = ["run", "--pipeline", "dev-task", "--repo", "shop", "--task", "Validar stock", "--yes"];
+    let mut child = world.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let patience = Instant::now() + Duration::from_secs(60);
+    while world.fake.asked().len() < 2 {
+        assert!(Instant::now() < patience, "the executor was never asked");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let all = world.devo(&["status", "--json"]).code(0).json();
+    let run = all["runs"].as_array().or(all.as_array()).unwrap()[0]["task_id"].as_str().unwrap().to_owned();
+    // One engine per home: a second one is told who is first.
+    let second = world.devo(&["resume", &run]).code(2);
+    assert!(second.stderr.contains("devo run"), "{}", second.stderr);
+    world.devo(&["abort", &run]).code(0);
+    assert_eq!(child.wait().unwrap().code(), Some(4));
+    drop(held);
+    assert_eq!(world.status(&run)["status"], "ABORTED");
+    assert_eq!(world.remote_branches().len(), 2);
 }
