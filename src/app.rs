@@ -160,6 +160,9 @@ impl App {
         if path.metadata().is_ok_and(|meta| meta.len() <= CHECKED_AT_START) {
             SqliteJournal::open(&path, Durability::Full, true)?;
         }
+        for path in checks::open_to_others(&self.home) {
+            tracing::warn!("{path} is open to others; `devo doctor` names the command that closes it");
+        }
         let engine = Engine::new(self.journal.clone(), self.home.clone(), self.shop.clone(), self.clock);
         Ok(Owned { engine, lock })
     }

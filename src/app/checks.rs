@@ -3,14 +3,17 @@
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::Settings;
+use super::outfit::{Cassettes, Shop};
+use crate::config::Config;
+use crate::core::failure::Failure;
 use crate::engine::Clock;
-use crate::journal::{Durability, SqliteJournal};
-use crate::providers::endpoint::Endpoint;
-use crate::providers::{ModelTable, provider};
+use crate::journal::{Durability, MemoryJournal, SqliteJournal};
+use crate::secrets::Masker;
 
 /// The oldest git that has everything that is used.
 const GIT_MIN: (u32, u32) = (2, 30);
@@ -61,56 +64,116 @@ impl Check {
     }
 }
 
-/// Everything there is to look at; slow parts (a probe of the sandbox) take tens of milliseconds.
-pub fn checks(settings: &Settings) -> Vec<Check> {
-    let mut found = vec![git(), bubblewrap(), user()];
+/// Everything there is to look at; slow parts (a probe of the sandbox) take tens of milliseconds. No network.
+pub async fn checks(settings: &Settings) -> Vec<Check> {
+    let mut found = vec![git(), user()];
     match settings.places.find() {
         Err(error) => {
             let message = std::iter::once(error.message).chain(error.causes).collect::<Vec<_>>().join(": ");
             found.push(Check::new("home", Level::Critical, message).fix("devo init DIR"));
-            for id in ["home.private", "home.writable", "disk", "journal"] {
+            for id in ["home.private", "home.writable", "disk", "journal", "config", "roles"] {
                 found.push(Check::new(id, Level::Skipped, "there is no home to look at"));
+            }
+            // What a new home would use, tried beside a folder that stands in for it.
+            let starter = Config::read(super::home::CONFIG, super::home::STARTER.as_bytes());
+            if let (Ok(config), Ok(folder)) = (starter, tempfile::tempdir()) {
+                found.extend(configured(folder.path(), config).await.into_iter().filter(is_sandbox));
             }
         }
         Ok(home) => {
             found.push(Check::new("home", Level::Ok, home.display().to_string()));
             found.extend([private(&home), writable(&home), disk(&home), journal(&home)]);
-            found.extend(configuration(&home));
+            match super::read_config(&home) {
+                Ok(config) => found.extend(configured(&home, config).await),
+                Err(error) => {
+                    let path = home.join(super::home::CONFIG);
+                    let message = error.message.lines().next().unwrap_or_default().to_owned();
+                    let check = Check::new("config", Level::Critical, message);
+                    found.push(check.fix(format!("devo validate {}", shell_word(&path))));
+                    found.push(Check::new("roles", Level::Skipped, "devo.yaml cannot be read"));
+                }
+            }
         }
     }
     found
 }
 
-/// devo.yaml, and for each role that a shipped pipeline calls a known model and a key (which is never shown).
-fn configuration(home: &Path) -> Vec<Check> {
-    let config = match super::read_config(home) {
-        Ok(config) => config,
-        Err(error) => return vec![Check::new("config", Level::Critical, error.message).fix("devo validate devo.yaml")],
+fn is_sandbox(check: &Check) -> bool {
+    check.id.starts_with("sandbox.")
+}
+
+/// What devo.yaml names: repositories, models with their keys, sandboxes.
+async fn configured(home: &Path, config: Config) -> Vec<Check> {
+    let shop = Shop {
+        home: home.to_owned(),
+        config: Arc::new(config),
+        masker: Masker::default(),
+        // Nothing here stores anything, and the real one may be what is broken.
+        journal: Arc::new(MemoryJournal::default()),
+        clock: Clock::start(),
     };
-    let repos = config.repos.len();
-    let mut found = vec![match repos {
-        0 => Check::new("config", Level::Warning, "devo.yaml names no repository").fix("edit devo.yaml: `repos:`"),
-        _ => Check::new("config", Level::Ok, format!("{repos} repositories")),
+    let repos: Vec<&String> = shop.config.repos.keys().collect();
+    let mut found = vec![if repos.is_empty() {
+        let edit = format!("${{EDITOR:-vi}} {}", shell_word(&home.join(super::home::CONFIG)));
+        Check::new("config", Level::Warning, "devo.yaml names no repository").fix(edit)
+    } else {
+        let names = if repos.len() == 1 { "repository" } else { "repositories" };
+        Check::new("config", Level::Ok, format!("devo.yaml names {} {names}", repos.len()))
     }];
-    let table = ModelTable::builtin().with_overrides(config.prices.clone(), config.models.clone());
-    let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    for (id, name) in [("role.planner", "planner"), ("role.executor", "executor")] {
-        let Some(role) = config.role(name) else { continue };
-        let Ok(adapter) = provider(&role.provider) else { continue };
-        let model = table.card(&role.provider, &role.model, Clock::start().now());
-        let check = match (model, Endpoint::from_env(adapter, &environment)) {
-            (Err(error), _) => Check::new(id, Level::Warning, error.to_string()).fix(error.hint()),
-            (_, Err(error)) => Check::new(id, Level::Warning, error.to_string()).fix(error.hint()),
-            (Ok(_), Ok(endpoint)) if endpoint.key().is_none() && !adapter.access().keyless_elsewhere => {
-                let key = adapter.access().key_vars.first().copied().unwrap_or_default();
-                let message = format!("{} {}: there is no key", role.provider, role.model);
-                Check::new(id, Level::Warning, message).fix(format!("export {key}=…   (or {key}_FILE=PATH)"))
+    for name in repos {
+        let id = format!("repo.{name}");
+        found.push(match shop.repo(name) {
+            Ok(repo) if repo.checks.is_empty() => {
+                let message = "it has no checks, so nothing can be tested";
+                Check::new(&id, Level::Warning, message)
+                    .fix(format!("add `checks: {{test: …}}` to repos.{name} in devo.yaml"))
             }
-            _ => Check::new(id, Level::Ok, format!("{} {}: there is a key", role.provider, role.model)),
-        };
-        found.push(check);
+            Ok(repo) => Check::new(&id, Level::Ok, repo.remote.shown().to_owned()),
+            Err(failure) => broken(&id, failure),
+        });
+    }
+    for role in Shop::roles() {
+        let id = format!("role.{role}");
+        // Without a model a recording still plays, and a pipeline that asks none still runs.
+        found.push(match shop.client(role, &Cassettes::None, shop.clock.now()) {
+            Ok(client) => Check::new(&id, Level::Ok, format!("{}: there is a key", client.card().id)),
+            Err(failure) => Check { level: Level::Warning, ..broken(&id, failure) },
+        });
+    }
+    let names = shop.config.repos.keys().map(|name| Some(name.as_str()));
+    let mut tried = Vec::new();
+    for repo in std::iter::once(None).chain(names) {
+        let name = shop.sandbox_name(repo);
+        if !tried.contains(&name) {
+            tried.push(name);
+            found.push(sandbox(&shop, name, repo).await);
+        }
     }
     found
+}
+
+fn broken(id: &str, failure: Failure) -> Check {
+    let check = Check::new(id, Level::Critical, failure.message);
+    match failure.hint {
+        // The remedies of failures speak of a run, and there is none here.
+        Some(hint) => check.fix(hint.strip_suffix(", then `devo retry RUN`").unwrap_or(&hint)),
+        None => check,
+    }
+}
+
+/// A real try: that the program is there says nothing about what the kernel allows.
+async fn sandbox(shop: &Shop, name: &'static str, repo: Option<&str>) -> Check {
+    let id = format!("sandbox.{name}");
+    let sandbox = match shop.sandbox(name, repo) {
+        Ok(sandbox) => sandbox,
+        Err(failure) => return broken(&id, failure),
+    };
+    match sandbox.probe().await {
+        Ok(()) if sandbox.isolates() => Check::new(&id, Level::Ok, "commands can be confined"),
+        Ok(()) => Check::new(&id, Level::Warning, "commands are not confined: devo.yaml chose the host")
+            .fix("set `sandbox: {type: bubblewrap}` in devo.yaml"),
+        Err(error) => broken(&id, crate::steps::sandbox_failure(&error)),
+    }
 }
 
 fn git() -> Check {
@@ -134,34 +197,6 @@ fn git_version(said: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// A real try: the program alone says nothing about user namespaces.
-fn bubblewrap() -> Check {
-    let probe = Command::new("bwrap")
-        .args(["--unshare-all", "--die-with-parent", "--new-session", "--ro-bind", "/", "/", "--proc", "/proc"])
-        .args(["--dev", "/dev", "--", "true"])
-        .stdin(Stdio::null())
-        .output();
-    match probe {
-        Ok(output) if output.status.success() => {
-            Check::new("sandbox.bubblewrap", Level::Ok, "commands can be sandboxed")
-        }
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let message =
-                format!("bubblewrap is there and does not work: {}", said.lines().next().unwrap_or("it failed"));
-            let allow = Path::new("/proc/sys/kernel/apparmor_restrict_unprivileged_userns");
-            let fix = if std::fs::read_to_string(allow).is_ok_and(|text| text.trim() == "1") {
-                "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
-            } else {
-                "sudo sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000"
-            };
-            Check::new("sandbox.bubblewrap", Level::Critical, message).fix(fix)
-        }
-        Err(_) => Check::new("sandbox.bubblewrap", Level::Critical, "bubblewrap (bwrap) is not on PATH")
-            .fix("apt-get install bubblewrap"),
-    }
-}
-
 fn user() -> Check {
     if rustix::process::geteuid().is_root() {
         let message = "devo runs as root: whatever escapes a sandbox owns the machine";
@@ -170,15 +205,16 @@ fn user() -> Check {
     Check::new("user", Level::Ok, "devo runs as an ordinary user")
 }
 
-fn private(home: &Path) -> Check {
+/// What of the home others may use.
+pub fn open_to_others(home: &Path) -> Vec<String> {
     let names = ["", "devo.yaml", "state.db", "token", "inbox", "runs", "repos", "logs"];
-    let mut open = Vec::new();
-    for name in names {
-        let path = home.join(name);
-        if path.metadata().is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0) {
-            open.push(path.display().to_string());
-        }
-    }
+    let paths = names.iter().map(|name| home.join(name));
+    let open = paths.filter(|path| path.metadata().is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0));
+    open.map(|path| path.display().to_string()).collect()
+}
+
+fn private(home: &Path) -> Check {
+    let open = open_to_others(home);
     if open.is_empty() {
         return Check::new("home.private", Level::Ok, "only its owner can read the home");
     }
@@ -256,8 +292,13 @@ mod tests {
         let home = dir.path().join("home");
         crate::app::make_home(&home).unwrap();
         let settings = Settings { places: Places { explicit: Some(home.clone()), ..Places::from_env(None) } };
-        let level = |id: &str| checks(&settings).into_iter().find(|check| check.id == id).unwrap().level;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let level =
+            |id: &str| runtime.block_on(checks(&settings)).into_iter().find(|check| check.id == id).unwrap().level;
         assert_eq!((level("home.private"), level("journal")), (Level::Ok, Level::Ok));
+        assert_eq!((level("config"), level("role.planner") != Level::Skipped), (Level::Warning, true));
+        std::fs::write(home.join("devo.yaml"), "repos: {shop: {url: /nowhere}}\nrols: {}\n").unwrap();
+        assert_eq!((level("config"), level("roles")), (Level::Critical, Level::Skipped));
         std::fs::set_permissions(home.join("inbox"), std::fs::Permissions::from_mode(0o777)).unwrap();
         std::fs::write(home.join("state.db"), "not a database at all, just text that is long enough").unwrap();
         assert_eq!((level("home.private"), level("journal")), (Level::Warning, Level::Critical));

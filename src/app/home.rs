@@ -23,7 +23,7 @@ const IGNORED: &str = "# What devo makes while it works, and what is private to 
     /.devo-home\n/.journal\n/engine.lock\n/inbox/\n/logs/\n/repos/\n/runs/\n/state.db*\n/token\n";
 
 /// The commented configuration that a new home starts with.
-const STARTER: &str = include_str!("devo.yaml");
+pub(super) const STARTER: &str = include_str!("devo.yaml");
 
 /// Where to look for a home.
 #[derive(Debug, Clone)]

@@ -70,6 +70,11 @@ impl Shop {
         CALLS.iter().filter(|(kind, _)| pipeline.uses(kind)).map(|(_, role)| *role)
     }
 
+    /// The roles whose models any pipeline can call.
+    pub fn roles() -> impl Iterator<Item = &'static str> {
+        CALLS.iter().map(|(_, role)| *role)
+    }
+
     /// The repository that a task names.
     pub fn repo(&self, name: &str) -> Result<Repo, Failure> {
         let git = self.git()?;

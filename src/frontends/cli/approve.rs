@@ -39,8 +39,11 @@ fn approve(cx: &Cx, args: &Args) -> Result<Exit, Error> {
             (Some(hash), _) => whole_hash(hash, plan.as_ref())?,
             (None, Some(shown)) => shown.hash,
             (None, None) => {
-                return Err(Error::refused("not_shown", "no plan of this run was shown here yet")
-                    .hint(format!("look at it first: devo plan {}", run.short())));
+                return Err(Error::refused("not_shown", "no plan of this run was shown here yet").hint(format!(
+                    "look at it first: {} plan {}",
+                    cx.devo,
+                    run.short()
+                )));
             }
         };
         let signal = Signal::Approve { plan_hash, note: args.note.clone() };

@@ -19,7 +19,7 @@ pub const ENTRY: Entry = Entry {
 };
 
 fn doctor(cx: &Cx) -> Result<Exit, Error> {
-    let found = checks(&cx.settings);
+    let found = cx.wait(async { Ok(checks(&cx.settings).await) })?;
     let healthy = found.iter().all(|check| check.level != Level::Critical);
     if cx.json {
         cx.out.line(&json!({"ok": healthy, "checks": found}).to_string());

@@ -230,21 +230,21 @@ fn say_what_is_waited_for(cx: &Cx, follower: &mut Follower<'_>, run_dir: &Path) 
     if !follower.first_time(format!("{id} {kind:?} {} {text}", plan.as_ref().map_or("", |plan| plan.hash.as_str()))) {
         return;
     }
-    let screen = &cx.err.screen;
+    let (screen, devo) = (&cx.err.screen, &cx.devo);
     match (kind, &plan) {
         (QuestionKind::Approval, Some(plan)) => {
             shown::remember(run_dir, plan);
             let text = show::plan(screen, plan);
             follower.progress.line(&format!(
-                "\n{text}\nwaiting for an approval; from another terminal:\n  devo approve {id}\n  \
-                 devo revise {id} \"what to change\"\n  devo reject {id}"
+                "\n{text}\nwaiting for an approval; from another terminal:\n  {devo} approve {id}\n  \
+                 {devo} revise {id} \"what to change\"\n  {devo} reject {id}"
             ));
         }
         _ => {
             let text = screen.paragraph("? ", "  ", &text);
             follower
                 .progress
-                .line(&format!("\n{text}waiting for an answer; from another terminal:\n  devo answer {id} \"…\""));
+                .line(&format!("\n{text}waiting for an answer; from another terminal:\n  {devo} answer {id} \"…\""));
         }
     }
 }
@@ -262,7 +262,7 @@ async fn interrupted(cx: &Cx, journal: &Arc<dyn Journal>, run: RunId) -> Result<
         let doc = crate::engine::document(journal.as_ref(), run).await?;
         cx.out.line(&json!({"event": "result", "run": doc}).to_string());
     }
-    cx.err.line(&format!("interrupted; the run goes on with: devo resume {}", run.short()));
+    cx.err.line(&format!("interrupted; the run goes on with: {} resume {}", cx.devo, run.short()));
     Ok(Exit::Interrupted)
 }
 
@@ -280,7 +280,7 @@ pub async fn finish(cx: &Cx, journal: &Arc<dyn Journal>, run: RunId, run_dir: &P
     if cx.json {
         cx.out.line(&json!({"event": "result", "run": doc}).to_string());
     } else {
-        cx.out.write(&show::result(&cx.out.screen, &doc));
+        cx.out.write(&show::result(&cx.out.screen, &cx.devo, &doc));
     }
     Ok(exit)
 }

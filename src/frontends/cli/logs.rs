@@ -61,7 +61,7 @@ fn logs(cx: &Cx, args: &Args) -> Result<Exit, Error> {
                     "queued",
                     format!("run {} is only submitted and has not begun", run.short()),
                 )
-                .hint(format!("devo resume {}", run.short())));
+                .hint(format!("{} resume {}", cx.devo, run.short())));
             }
             Err(error) => return Err(error.into()),
         };

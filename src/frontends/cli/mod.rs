@@ -39,7 +39,7 @@ mod validate;
 use std::ffi::OsString;
 use std::future::Future;
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, value_parser};
 
@@ -131,6 +131,8 @@ pub struct Cx {
     pub verbose: u8,
     /// Whether a person may be asked.
     pub input: bool,
+    /// How commands that are shown begin: `devo`, with the home where it was given as a flag.
+    pub devo: String,
     /// For results.
     pub out: Out,
     /// For everything else.
@@ -141,13 +143,18 @@ impl Cx {
     /// The same program, looking at another home.
     pub fn at(&self, settings: Settings) -> Self {
         let (out, err) = (Out::stdout(Some(self.out.screen.color)), Out::stderr(Some(self.err.screen.color)));
-        Self { settings, json: self.json, quiet: self.quiet, verbose: self.verbose, input: self.input, out, err }
+        let devo = program(settings.places.explicit.as_deref());
+        Self { settings, devo, json: self.json, quiet: self.quiet, verbose: self.verbose, input: self.input, out, err }
     }
 
     fn new(matches: &ArgMatches) -> Self {
         let color = screen::color_choice(matches.get_flag("no-color"), |name| std::env::var(name).ok());
+        let home = matches.get_one::<PathBuf>("home").cloned();
+        // The environment stays as it is for the next command; a flag has to be said again.
+        let typed = matches.value_source("home") == Some(clap::parser::ValueSource::CommandLine);
         Self {
-            settings: Settings { places: Places::from_env(matches.get_one::<PathBuf>("home").cloned()) },
+            devo: program(home.as_deref().filter(|_| typed)),
+            settings: Settings { places: Places::from_env(home) },
             json: matches.get_flag("json"),
             quiet: matches.get_flag("quiet"),
             verbose: matches.get_count("verbose"),
@@ -202,6 +209,14 @@ impl Cx {
     }
 }
 
+/// What a person types to reach the same home again.
+fn program(home: Option<&Path>) -> String {
+    let Some(home) = home else { return "devo".to_owned() };
+    let path = home.display().to_string();
+    let plain = path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+@%".contains(&byte));
+    if plain { format!("devo --home {path}") } else { format!("devo --home '{}'", path.replace('\'', r"'\''")) }
+}
+
 /// The whole command line.
 fn command() -> Command {
     let global = |arg: Arg| arg.global(true).help_heading("Global options");
@@ -238,7 +253,8 @@ fn command() -> Command {
                 .help("Never ask; act as without a terminal"),
         ));
     COMMANDS.iter().fold(root, |root, entry| {
-        let command = (entry.augment)(Command::new(entry.name).about(entry.about));
+        // The line is set last: the comments of argument structs would become the command's own.
+        let command = (entry.augment)(Command::new(entry.name)).about(entry.about).long_about(None);
         let examples = entry.examples.lines().map(|line| format!("  {line}\n")).collect::<String>();
         root.subcommand(command.after_help(format!("Examples:\n{}", examples.trim_end())))
     })

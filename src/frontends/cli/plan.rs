@@ -28,7 +28,7 @@ fn plan(cx: &Cx, args: &Args) -> Result<Exit, Error> {
         let doc = app.document(run).await?;
         let Some(plan) = show::plan_of(&doc) else {
             let message = format!("run {} has no plan yet: it is {}", run.short(), show::word(&doc, "/status"));
-            return Err(Error::refused("no_plan", message).hint(format!("devo status {}", run.short())));
+            return Err(Error::refused("no_plan", message).hint(format!("{} status {}", cx.devo, run.short())));
         };
         if cx.json {
             cx.out.line(&doc["plan"].to_string());
@@ -38,7 +38,8 @@ fn plan(cx: &Cx, args: &Args) -> Result<Exit, Error> {
         shown::remember(&app.run_dir(run), &plan);
         if show::waits_for(&doc) == Some("approval") {
             let id = run.short();
-            cx.note(&format!("\ndevo approve {id}   devo revise {id} \"what to change\"   devo reject {id}"));
+            let devo = &cx.devo;
+            cx.note(&format!("\n{devo} approve {id}\n{devo} revise {id} \"what to change\"\n{devo} reject {id}"));
         }
         Ok(Exit::Completed)
     })

@@ -44,7 +44,7 @@ fn retry(cx: &Cx, args: &Args) -> Result<Exit, Error> {
         let feed = owned.engine.subscribe();
         let request = Request { signal: Signal::Retry { from }, who: who() };
         if let Answer::Refused(refused) = owned.engine.submit(run, request).await? {
-            return Err(Error::from(refused).hint(format!("devo status {}", run.short())));
+            return Err(Error::from(refused).hint(format!("{} status {}", cx.devo, run.short())));
         }
         let job = Job {
             run,

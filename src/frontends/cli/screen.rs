@@ -260,6 +260,17 @@ pub fn duration(ms: u64) -> String {
     }
 }
 
+/// How long ago: `34s`, `3m`, `5h`, `12d`.
+pub fn age(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
 /// `850`, `12.3k`, `4.5M`.
 pub fn tokens(count: u64) -> String {
     match count {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::screen::{Ink, Screen, clip, dollars, duration, pad, tokens};
+use super::screen::{Ink, Screen, age, clip, dollars, duration, pad, tokens};
 use crate::core::plan::{CheckKind, FileAction, PlanRecord};
 use crate::core::time::Timestamp;
 use crate::secrets::printable;
@@ -140,23 +140,23 @@ pub fn step_mark(state: &str) -> (&'static str, Ink) {
 }
 
 /// What a person can do now, as commands.
-pub fn next_commands(doc: &Value) -> Vec<String> {
+pub fn next_commands(devo: &str, doc: &Value) -> Vec<String> {
     let id = word(doc, "/short_id");
     let revisable = plan_of(doc).is_some();
     match (word(doc, "/status"), waits_for(doc)) {
-        ("QUEUED", _) => vec![format!("devo resume {id}")],
-        ("COMPLETED", _) => vec![format!("devo diff {id}"), format!("devo logs {id}")],
-        ("FAILED", _) => vec![format!("devo logs {id}"), format!("devo retry {id}")],
-        ("ABORTED", _) => vec![format!("devo logs {id}")],
+        ("QUEUED", _) => vec![format!("{devo} resume {id}")],
+        ("COMPLETED", _) => vec![format!("{devo} diff {id}"), format!("{devo} logs {id}")],
+        ("FAILED", _) => vec![format!("{devo} logs {id}"), format!("{devo} retry {id}")],
+        ("ABORTED", _) => vec![format!("{devo} logs {id}")],
         (_, Some("approval")) if revisable => vec![
-            format!("devo plan {id}"),
-            format!("devo approve {id}"),
-            format!("devo revise {id} \"what to change\""),
-            format!("devo reject {id}"),
+            format!("{devo} plan {id}"),
+            format!("{devo} approve {id}"),
+            format!("{devo} revise {id} \"what to change\""),
+            format!("{devo} reject {id}"),
         ],
-        (_, Some("budget")) => vec![format!("devo answer {id} 2"), format!("devo abort {id}")],
-        (_, Some(_)) => vec![format!("devo answer {id} \"…\""), format!("devo abort {id}")],
-        _ => vec![format!("devo resume {id}"), format!("devo logs {id} --follow")],
+        (_, Some("budget")) => vec![format!("{devo} answer {id} 2"), format!("{devo} abort {id}")],
+        (_, Some(_)) => vec![format!("{devo} answer {id} \"…\""), format!("{devo} abort {id}")],
+        _ => vec![format!("{devo} resume {id}"), format!("{devo} logs {id} --follow")],
     }
 }
 
@@ -211,7 +211,8 @@ fn outcome(doc: &Value) -> Vec<(&'static str, String)> {
         ("commit", word(doc, "/commit").to_owned()),
         ("changes", diffstat(doc)),
         ("see", link("branch")),
-        ("compare", link("compare")),
+        // A plain path has one link only.
+        ("compare", Some(link("compare")).filter(|compare| *compare != link("branch")).unwrap_or_default()),
         ("cost", spending(doc)),
     ]
 }
@@ -224,7 +225,7 @@ fn headline(screen: &Screen, doc: &Value, now: Option<Timestamp>) -> String {
         None => status.to_owned(),
     };
     let span = match (time(doc, "/created_at"), time(doc, "/updated_at"), now) {
-        (Some(start), _, Some(now)) => format!(" · {} ago", duration(now.since(start))),
+        (Some(start), _, Some(now)) => format!(" · {} ago", age(now.since(start))),
         (Some(start), Some(end), None) => format!(" · {}", duration(end.since(start))),
         _ => String::new(),
     };
@@ -242,8 +243,8 @@ fn thing(kind: &str) -> &str {
     }
 }
 
-fn commands(out: &mut String, screen: &Screen, doc: &Value) {
-    let next = next_commands(doc);
+fn commands(out: &mut String, screen: &Screen, devo: &str, doc: &Value) {
+    let next = next_commands(devo, doc);
     let _ = writeln!(out, "\n{}", screen.paint(Ink::Dim, "next:"));
     for command in next {
         let _ = writeln!(out, "  {command}");
@@ -251,12 +252,12 @@ fn commands(out: &mut String, screen: &Screen, doc: &Value) {
 }
 
 /// The end of `run`, `resume` and `retry`.
-pub fn result(screen: &Screen, doc: &Value) -> String {
+pub fn result(screen: &Screen, devo: &str, doc: &Value) -> String {
     let mut out = headline(screen, doc, None);
     failure(&mut out, screen, doc);
     question(&mut out, screen, doc);
     facts(&mut out, screen, &outcome(doc));
-    commands(&mut out, screen, doc);
+    commands(&mut out, screen, devo, doc);
     out
 }
 
@@ -294,7 +295,7 @@ fn question(out: &mut String, screen: &Screen, doc: &Value) {
 }
 
 /// One run in detail: what failed or waits comes first.
-pub fn status(screen: &Screen, doc: &Value, now: Timestamp) -> String {
+pub fn status(screen: &Screen, devo: &str, doc: &Value, now: Timestamp) -> String {
     let mut out = headline(screen, doc, Some(now));
     out.push_str(&screen.paragraph("  ", "  ", word(doc, "/task")));
     failure(&mut out, screen, doc);
@@ -321,7 +322,7 @@ pub fn status(screen: &Screen, doc: &Value, now: Timestamp) -> String {
     }
     lines.extend(outcome(doc));
     facts(&mut out, screen, &lines);
-    commands(&mut out, screen, doc);
+    commands(&mut out, screen, devo, doc);
     out
 }
 
@@ -377,7 +378,7 @@ pub fn table(screen: &Screen, rows: &[Value], now: Timestamp) -> String {
             Some(kind) => format!("{} ({kind}?)", word(row, "/status")),
             None => word(row, "/status").to_owned(),
         };
-        let age = time(row, "/updated_at").map(|at| duration(now.since(at))).unwrap_or_default();
+        let age = time(row, "/updated_at").map(|at| age(now.since(at))).unwrap_or_default();
         lines.push([
             word(row, "/short_id").to_owned(),
             status,

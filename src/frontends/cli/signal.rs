@@ -24,18 +24,18 @@ const POLL: Duration = Duration::from_millis(50);
 pub async fn send(cx: &Cx, app: &App, run: RunId, signal: Signal, done: &str) -> Result<Exit, Error> {
     if app.journal.events(run, 0).await?.is_empty() {
         return Err(Error::refused("not_waiting", format!("run {} is only submitted and has not begun", run.short()))
-            .hint(format!("devo resume {}", run.short())));
+            .hint(format!("{} resume {}", cx.devo, run.short())));
     }
     let ends = matches!(signal, Signal::Abort | Signal::Reject { .. });
     let request = Request { signal, who: who() };
-    let refused = |refused| Error::from(refused).hint(format!("devo status {}", run.short()));
+    let refused = |refused| Error::from(refused).hint(format!("{} status {}", cx.devo, run.short()));
     let driven = match app.engine(&format!("devo, leaving a word for {}", run.short())) {
         Ok(owned) => match owned.engine.submit(run, request).await? {
             Answer::Refused(why) => return Err(refused(why)),
             Answer::Driven => true,
             Answer::Idle => ends && end_now(app, &owned, run).await?,
         },
-        Err(error) if error.code == "home_held" => match post(app, run, request).await? {
+        Err(error) if error.code == "home_held" => match post(cx, app, run, request).await? {
             Verdict::Recorded => true,
             Verdict::Refused(why) => return Err(refused(why)),
         },
@@ -48,7 +48,7 @@ pub async fn send(cx: &Cx, app: &App, run: RunId, signal: Signal, done: &str) ->
         cx.out.line(&format!("{done} {}", run.short()));
     }
     if !driven {
-        cx.note(&format!("nobody drives this run now; it goes on with: devo resume {}", run.short()));
+        cx.note(&format!("nobody drives this run now; it goes on with: {} resume {}", cx.devo, run.short()));
     }
     Ok(Exit::Completed)
 }
@@ -78,7 +78,7 @@ fn cleans_up(graph: &Graph) -> bool {
 }
 
 /// Posts to the owner of the home and waits for the verdict. The owner may leave meanwhile: then the post is answered here.
-async fn post(app: &App, run: RunId, request: Request) -> Result<Verdict, Error> {
+async fn post(cx: &Cx, app: &App, run: RunId, request: Request) -> Result<Verdict, Error> {
     let id = app.journal.post(run, request, app.clock.now()).await?;
     let end = Instant::now() + PATIENCE;
     let done = CancellationToken::new();
@@ -106,7 +106,8 @@ async fn post(app: &App, run: RunId, request: Request) -> Result<Verdict, Error>
     verdict.ok_or_else(|| {
         let message = format!("whoever owns this home did not answer within {} s", PATIENCE.as_secs());
         Error::refused("no_answer", message).hint(format!(
-            "the word is kept and will be decided on; see what came of it with: devo status {}",
+            "the word is kept and will be decided on; see what came of it with: {} status {}",
+            cx.devo,
             run.short()
         ))
     })

@@ -49,7 +49,7 @@ async fn one(cx: &Cx, app: &App, text: &str) -> Result<Exit, Error> {
     if cx.json {
         cx.out.line(&doc.to_string());
     } else {
-        cx.out.write(&show::status(&cx.out.screen, &doc, app.clock.now()));
+        cx.out.write(&show::status(&cx.out.screen, &cx.devo, &doc, app.clock.now()));
     }
     if let Some(plan) = show::plan_of(&doc) {
         shown::remember(&app.run_dir(run), &plan);
@@ -71,7 +71,7 @@ async fn all(cx: &Cx, app: &App, limit: usize) -> Result<Exit, Error> {
     if cx.json {
         cx.out.line(&Value::Array(rows).to_string());
     } else if rows.is_empty() {
-        cx.note("no run yet; `devo run TASK.yaml` starts one");
+        cx.note(&format!("no run yet; `{} run TASK.yaml` starts one", cx.devo));
     } else {
         cx.out.write(&show::table(&cx.out.screen, &rows, app.clock.now()));
     }

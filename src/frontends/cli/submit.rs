@@ -35,7 +35,7 @@ fn submit(cx: &Cx, args: &Args) -> Result<Exit, Error> {
         cx.out.line(&json!({"task_id": id, "short_id": id.short(), "status": "QUEUED"}).to_string());
     } else {
         cx.out.line(&id.to_string());
-        cx.note(&format!("it waits in the inbox; run it here with: devo resume {}", id.short()));
+        cx.note(&format!("it waits in the inbox; run it here with: {} resume {}", cx.devo, id.short()));
     }
     Ok(Exit::Completed)
 }

@@ -95,6 +95,7 @@ fn every_command_has_examples_in_its_help() {
     root.build();
     for entry in COMMANDS {
         let help = root.find_subcommand_mut(entry.name).unwrap().render_long_help().to_string();
+        assert!(help.starts_with(entry.about), "{help}");
         assert!(help.contains("Examples:\n  devo "), "{help}");
     }
 }

@@ -78,6 +78,7 @@ impl Stage {
         let cx = Cx {
             settings: Settings { places: Places::from_env(Some(dir.path().to_owned())) },
             json,
+            devo: "devo".to_owned(),
             quiet: false,
             verbose: 0,
             input: false,
