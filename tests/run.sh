@@ -30,7 +30,7 @@ say "tests"
 cargo test --locked
 
 say "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
+RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --no-deps --quiet
 
 say "dependencies: licences, duplicates, sources"
 if ! command -v cargo-deny >/dev/null; then
