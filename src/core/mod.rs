@@ -4,6 +4,7 @@
 //! arguments. One fold ([`RunState::apply`](state::RunState::apply)) makes both live and recovered state.
 
 pub mod budget;
+pub mod domain;
 pub mod event;
 pub mod failure;
 pub mod graph;
@@ -14,5 +15,6 @@ pub(crate) mod properties;
 pub mod report;
 pub mod request;
 pub mod scheduler;
+pub mod service;
 pub mod state;
 pub mod time;

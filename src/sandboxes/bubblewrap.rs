@@ -147,7 +147,7 @@ impl Bubblewrap {
     }
 
     /// The files of /etc: some of the host's, some of our own.
-    fn files(&self, network: Network) -> Result<Vec<(String, Origin)>, SandboxError> {
+    fn files(&self, network: &Network) -> Result<Vec<(String, Origin)>, SandboxError> {
         let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let name = if self.root { "root" } else { "run" };
         let other = if user == 65534 { "" } else { "nobody:x:65534:65534::/:/bin/false\n" };
@@ -160,7 +160,7 @@ impl Bubblewrap {
         let mut hosts = etc();
         match network {
             Network::Full => hosts.extend(["/etc/hosts", "/etc/resolv.conf"].map(PathBuf::from)),
-            Network::None => {
+            Network::None | Network::Domains(_) => {
                 let local = "127.0.0.1 localhost sandbox\n::1 localhost\n";
                 files.push(("/etc/hosts".to_owned(), Origin::Text(local.to_owned())));
             }
@@ -234,7 +234,7 @@ impl Sandbox for Bubblewrap {
             place: Place::Bubblewrap {
                 program: self.program.clone(),
                 options,
-                files: self.files(command.network)?,
+                files: self.files(&command.network)?,
                 home: HOME.to_owned(),
             },
             limits: command.limits,

@@ -26,6 +26,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use crate::core::domain::Domain;
+use crate::core::service::Services;
+
 pub use bubblewrap::Bubblewrap;
 pub use capture::Captured;
 pub use host::Host;
@@ -61,6 +64,15 @@ pub trait Sandbox: Send + Sync {
         output: &dyn OutputSink,
         cancel: &CancellationToken,
     ) -> Result<Finished, SandboxError>;
+
+    /// Ends what was kept for the commands of a scope ([`Command::scope`]): its services and their network.
+    async fn release(&self, scope: &str) {
+        let _ = scope;
+    }
+
+    /// Ends everything that was kept warm for the run. Called once, when nobody will run a command any more; what a
+    /// killed engine leaves is swept at the next start.
+    async fn close(&self) {}
 }
 
 /// One command of a run.
@@ -80,6 +92,10 @@ pub struct Command {
     pub timeout: Option<Duration>,
     /// What the command may reach.
     pub network: Network,
+    /// Services that must be ready before it starts, reachable by their names.
+    pub services: Arc<Services>,
+    /// Commands of one scope (a step's attempt) share their services; see [`Sandbox::release`].
+    pub scope: String,
     /// What it may use.
     pub limits: Limits,
 }
@@ -96,6 +112,8 @@ impl Command {
             env: Vec::new(),
             timeout: None,
             network: Network::None,
+            services: Arc::default(),
+            scope: String::new(),
             limits: Limits::default(),
         }
     }
@@ -105,10 +123,12 @@ impl Command {
 pub const WORKSPACE: &str = "/workspace";
 
 /// What a command may reach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Network {
     /// Nothing but its own loopback, where the sandbox isolates.
     None,
+    /// These domains, through a proxy of ours; each refusal is told by [`OutputSink::note`].
+    Domains(Arc<[Domain]>),
     /// The host's network as it is, the host's loopback and abstract sockets included.
     Full,
 }
@@ -171,6 +191,11 @@ pub trait OutputSink: Send + Sync {
     /// The stream went over [`Limits::live_bytes`]: nothing more of it will come. Called once.
     fn cut(&self, stream: Stream) {
         let _ = stream;
+    }
+
+    /// A sentence of the sandbox's own: the progress of a pull or a build, a refused connection.
+    fn note(&self, text: &str) {
+        let _ = text;
     }
 }
 

@@ -39,7 +39,7 @@ pub async fn run_command(
     command.read_only = read_only;
     command.env = cx.command_env(turn);
     command.timeout = Some(Duration::from_secs(seconds));
-    command.network = cx.equipment.network;
+    command.network = cx.equipment.network.clone();
     let done =
         cx.equipment.sandbox.exec(&command, &cx.lines(), &cx.cancel).await.map_err(|error| sandbox_failure(&error))?;
     let tidy = |captured: &sandboxes::Captured| cx.equipment.masker.mask(&clean(captured.text().as_bytes()));
@@ -96,6 +96,10 @@ impl<'a> Lines<'a> {
 }
 
 impl OutputSink for Lines<'_> {
+    fn note(&self, text: &str) {
+        self.log.line(self.step, Stream::Note, text);
+    }
+
     fn chunk(&self, stream: sandboxes::Stream, bytes: &[u8]) {
         let slot = &self.pending[usize::from(stream == sandboxes::Stream::Stderr)];
         let mut pending = slot.lock().expect("no holder of this lock can panic");

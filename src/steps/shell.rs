@@ -61,7 +61,7 @@ impl Step for Shell {
         let json_out = self.outputs == Some(Outputs::Json);
         let mut command = Command::new(script, workspace);
         command.env = cx.command_env(&turn);
-        command.network = cx.equipment.network;
+        command.network = cx.equipment.network.clone();
         command.limits.output_bytes = if json_out { KEEP_JSON } else { KEEP };
         let done = match cx.equipment.sandbox.exec(&command, &cx.lines(), &cx.cancel).await {
             Ok(done) => done,
