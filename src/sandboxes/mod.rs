@@ -10,6 +10,7 @@
 mod bubblewrap;
 mod capture;
 mod cgroup;
+pub mod docker;
 mod host;
 mod job;
 mod run;
