@@ -2,6 +2,7 @@
 
 mod checks;
 pub mod demo;
+mod desk;
 mod home;
 mod outfit;
 mod shipped;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use checks::{Check, Level, checks};
+pub use desk::{Desk, Submitted};
 pub use home::{Made, Places, make as make_home};
 pub use shipped::files as shipped_files;
 pub use tasks::{outline, schemas, validate};
