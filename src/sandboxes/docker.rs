@@ -2,6 +2,7 @@
 
 pub mod description;
 pub mod image;
+pub mod services;
 
 /// The label that names the home whose engine made an object; sweeping looks for it.
 pub const HOME_LABEL: &str = "dev.devo.home";
