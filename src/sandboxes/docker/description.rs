@@ -32,7 +32,7 @@ pub struct Build {
 pub struct Description {
     /// Its image.
     pub origin: Origin,
-    /// Variables beside those of the image.
+    /// Variables beside those of the image; see [`Description::env_over`].
     pub env: BTreeMap<String, String>,
     /// Who its files belong to and its commands would run as, by name or number, where someone said it.
     pub user: Option<String>,
@@ -41,6 +41,30 @@ pub struct Description {
     /// What a person should know: keys that were left out on purpose.
     pub said: Vec<String>,
 }
+
+impl Description {
+    /// The variables, once those of the image are known (`NAME=value` each): `${containerEnv:NAME}` stands for one of
+    /// them, `${containerEnv:NAME:else}` has a default.
+    pub fn env_over(&self, image: &[String]) -> BTreeMap<String, String> {
+        let of = |name: &str| image.iter().find_map(|pair| pair.split_once('=').filter(|(known, _)| *known == name));
+        let resolved = |text: &String| {
+            let mut out = String::new();
+            let mut rest = text.as_str();
+            while let Some((before, after)) = rest.split_once(CONTAINER_ENV) {
+                let Some((inner, after)) = after.split_once('}') else { break };
+                let (name, other) = inner.split_once(':').unwrap_or((inner, ""));
+                out.push_str(before);
+                out.push_str(of(name).map_or(other, |(_, value)| value));
+                rest = after;
+            }
+            out + rest
+        };
+        self.env.iter().map(|(name, value)| (name.clone(), resolved(value))).collect()
+    }
+}
+
+/// What a reference to one of the container's variables starts with; it ends with a brace.
+pub(super) const CONTAINER_ENV: &str = "${containerEnv:";
 
 /// A container beside the commands.
 #[derive(Debug, Clone, PartialEq, Eq)]
