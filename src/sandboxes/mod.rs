@@ -329,6 +329,18 @@ pub enum SandboxError {
         /// A fragment that completes the sentence.
         what: String,
     },
+    /// A service that the command needs did not come up; the command did not run.
+    #[error("the service `{name}` {what}{}", tail(log))]
+    Service {
+        /// Its name.
+        name: String,
+        /// A fragment that completes the sentence.
+        what: String,
+        /// The last lines that it printed; may be empty.
+        log: String,
+        /// What mends it.
+        hint: String,
+    },
     /// The process that watches the command could not be started, or is gone.
     #[error("the command's supervisor {what}")]
     Supervisor {
@@ -340,11 +352,15 @@ pub enum SandboxError {
     },
 }
 
+fn tail(log: &str) -> String {
+    if log.is_empty() { "; it printed nothing".to_owned() } else { format!("; its log ends with:\n{log}") }
+}
+
 impl SandboxError {
     /// What to do next, where a person can do something.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Unavailable { hint, .. } => Some(hint.clone()),
+            Self::Unavailable { hint, .. } | Self::Service { hint, .. } => Some(hint.clone()),
             Self::HostNotAllowed => {
                 Some("set `sandbox: {type: bubblewrap}`, or `sandbox: {type: host}` in devo.yaml to accept that".into())
             }

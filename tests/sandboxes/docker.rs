@@ -57,6 +57,12 @@ pub fn settings() -> Settings {
         run: std::env::var("DEVO_TEST_RUN").unwrap_or_else(|_| marker()),
         described: Described::Image(BARE.to_owned()),
         source: Arc::new(Files(Vec::new())),
+        yaml: Arc::new(|file, bytes| match devo::yaml::parse_foreign(file, bytes) {
+            Ok(document) => Ok(document.root.to_json()),
+            Err(wrong) => Err(devo::yaml::render(&wrong, &String::from_utf8_lossy(bytes), false)),
+        }),
+        logs: std::env::temp_dir().join("devo-test-logs"),
+        masker: devo::secrets::Masker::default(),
         writable: false,
         runtime: None,
         cpus: None,
@@ -397,6 +403,108 @@ async fn the_network_is_there_when_it_is_granted() {
     let full = Command { network: Network::Full, ..command };
     assert_eq!(exec(&*tools, &full).await.stdout.text(), "1\n");
     tools.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_allow_list_is_kept_per_command_and_refusals_are_told() {
+    images().await;
+    let place = Place::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let mut request = [0; 1000];
+            let _ = std::io::Read::read(&mut client, &mut request);
+            let _ = std::io::Write::write_all(&mut client, b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello");
+        }
+    });
+    let docker_sandbox = sandbox(settings());
+    // A busybox asks the proxy for every host, its own loopback included.
+    let get = |host: &str| format!("wget -q -O - http://{host}/;");
+    let here = format!("127.0.0.1:{port}");
+    let mut command = place.command(&format!("{} {} echo; echo $http_proxy", get(&here), get("other.example")));
+    command.network = Network::Domains([here.parse().expect("a domain")].into());
+    let notes = Notes::default();
+    let finished = docker_sandbox.exec(&command, &notes, &CancellationToken::new()).await.expect("it can be run");
+    let text = finished.stdout.text();
+    assert!(text.starts_with("hello") && text.ends_with("\nhttp://127.0.0.1:3128\n"), "{text}");
+    let told = notes.0.into_inner().expect("no holder panics").join("\n");
+    assert!(told.contains("refused other.example") && !told.contains(&here), "{told}");
+    // Beside the proxy there is no way out, and what one command may reach the next may not.
+    command.script = format!("nc -w 2 127.0.0.1 {port} < /dev/null || nc -w 2 10.0.0.1 80 < /dev/null");
+    assert!(!exec(&*docker_sandbox, &command).await.exit.is_success());
+    command.network = Network::Domains(["other.example".parse().expect("a domain")].into());
+    command.script = get(&here);
+    let finished = exec(&*docker_sandbox, &command).await;
+    assert!(!finished.exit.is_success() && !finished.stdout.text().contains("hello"), "{finished:?}");
+    command.network = Network::None;
+    command.script = "nc -w 2 127.0.0.1 3128 < /dev/null".to_owned();
+    assert!(!exec(&*docker_sandbox, &command).await.exit.is_success());
+    docker_sandbox.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_are_found_by_name_and_end_with_their_scope() {
+    images().await;
+    let (place, own) = (Place::new(), settings());
+    let docker_sandbox = sandbox(own.clone());
+    let service = devo::core::service::Service {
+        image: BARE.to_owned(),
+        env: Default::default(),
+        command: Some("nc -ll -p 5432 -e echo hello".to_owned()),
+        ready: Some("nc 127.0.0.1 5432 < /dev/null".to_owned()),
+        ready_within_s: None,
+    };
+    let mut command = place.command("nc db 5432 < /dev/null; ip addr | grep -c 'inet .*eth'");
+    command.services = Arc::new([("db".to_owned(), service)].into());
+    command.scope = "test.1".to_owned();
+    assert_eq!(stdout(&*docker_sandbox, &command).await, "hello\n1\n");
+    assert_eq!(containers_of(&own.run).await.len(), 2);
+    assert_eq!(stdout(&*docker_sandbox, &command).await, "hello\n1\n");
+    assert_eq!(containers_of(&own.run).await.len(), 2, "they are kept for the scope");
+    // Together with the world, if that is granted.
+    let full = Command { network: Network::Full, ..command.clone() };
+    assert_eq!(stdout(&*docker_sandbox, &full).await, "hello\n2\n");
+    let plain = place.command("nc db 5432 < /dev/null");
+    assert!(!exec(&*docker_sandbox, &plain).await.exit.is_success(), "they are not for everybody");
+    docker_sandbox.release("test.1").await;
+    assert_eq!(containers_of(&own.run).await.len(), 1, "the one without services stays");
+    docker_sandbox.close().await;
+    assert!(containers_of(&own.run).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_repository_says_what_the_container_is() {
+    images().await;
+    let place = Place::new();
+    let devcontainer =
+        format!("{{ // comment\n\"image\": \"{BARE}\", \"containerEnv\": {{\"A\": \"1\"}}, \"remoteUser\": \"dev\"}}");
+    let compose = format!(
+        "services:\n  app: {{image: '{BARE}', environment: {{A: '2'}}, depends_on: [db]}}\n  db: {{image: '{BARE}', \
+         command: nc -ll -p 5432 -e echo hello, healthcheck: {{test: 'nc 127.0.0.1 5432 < /dev/null'}}}}\n"
+    );
+    let wrong = "services: {app: {image: x, privileged: true}}".to_owned();
+    let source: Arc<dyn Source> = Arc::new(Files(vec![
+        (".devcontainer/devcontainer.json", devcontainer),
+        ("compose.yaml", compose),
+        ("wrong.yaml", wrong),
+    ]));
+    let described = |described| sandbox(Settings { described, source: source.clone(), ..settings() });
+    let docker_sandbox = described(Described::Devcontainer(".devcontainer/devcontainer.json".to_owned()));
+    let notes = Notes::default();
+    let command = place.command("echo $A $USER");
+    let finished = docker_sandbox.exec(&command, &notes, &CancellationToken::new()).await.expect("it can be run");
+    assert_eq!(finished.stdout.text(), "1 dev\n");
+    assert!(notes.0.into_inner().expect("no holder panics").iter().any(|note| note.contains("`dev`")));
+    docker_sandbox.close().await;
+    let docker_sandbox = described(Described::Compose("compose.yaml".to_owned(), Some("app".to_owned())));
+    assert_eq!(stdout(&*docker_sandbox, &place.command("echo $A; nc db 5432 < /dev/null")).await, "2\nhello\n");
+    docker_sandbox.close().await;
+    for (file, wanted) in [("wrong.yaml", "privileged"), ("absent.yaml", "absent.yaml")] {
+        let docker_sandbox = described(Described::Compose(file.to_owned(), None));
+        let error = docker_sandbox.exec(&command, &(), &CancellationToken::new()).await.expect_err("it is refused");
+        assert!(error.to_string().contains(wanted) && error.hint().is_some(), "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

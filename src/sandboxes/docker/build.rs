@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::Docker;
@@ -34,13 +33,10 @@ const LAST_LINES: usize = 20;
 pub(super) async fn ensure(
     docker: &Docker,
     build: &Build,
-    source: &Arc<dyn Source>,
+    source: &dyn Source,
     progress: &dyn OutputSink,
 ) -> Result<String, SandboxError> {
-    let (wanted, reader) = (build.clone(), source.clone());
-    let context = tokio::task::spawn_blocking(move || Context::read(&wanted, &*reader))
-        .await
-        .map_err(|error| SandboxError::Setup { message: format!("reading the build context failed: {error}") })??;
+    let context = blocking(|| Context::read(build, source))?;
     let tag = format!("devo-build:{}", &context.hash(build)[..32]);
     if let Some(id) = find(docker, &tag).await? {
         return Ok(id);
@@ -72,6 +68,15 @@ pub(super) async fn ensure(
         }
     }
     find(&docker, &tag).await?.ok_or_else(|| failed(build, "the daemon built no image", &lines))
+}
+
+/// Work that blocks, without stopping the tasks beside this one where the runtime has threads for that.
+fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => work(),
+    }
 }
 
 fn failed(build: &Build, why: &str, lines: &[String]) -> SandboxError {

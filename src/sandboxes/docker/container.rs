@@ -5,7 +5,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
@@ -14,19 +16,23 @@ use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::models::{
-    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType, ResourcesUlimits,
+    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType, NetworkConnectRequest,
+    ResourcesUlimits,
 };
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
 };
 use bytes::BytesMut;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
+use tempfile::TempDir;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 
+use super::super::proxy::Proxy;
 use super::super::{Limits, SandboxError, WORKSPACE, job, text};
 use super::daemon::{explain, said, status};
-use super::payload::Payload;
+use super::payload::{PROXY_FOLDER, PROXY_SOCKET, Payload};
+use super::services::ServiceSet;
 use super::wire::{self, Order, Told};
 
 /// HOME of every command.
@@ -52,10 +58,12 @@ pub(super) struct Plan {
     pub workspace: PathBuf,
     /// Who everything in it runs as: whoever owns the workspace, so that its files stay theirs.
     pub owner: (u32, u32),
-    /// More host files and folders, by path in the container; read-only.
-    pub shown: Vec<(PathBuf, String)>,
-    /// The daemon's word: `none`, `bridge`, or the name of a network.
+    /// The daemon's word: `none`, `bridge`, or the name of a network with services.
     pub network: String,
+    /// Whether it is in the `bridge` too.
+    pub outside: bool,
+    /// Whether it gets a proxy of its own, at [`PORT`](super::super::proxy::PORT) of its loopback.
+    pub proxied: bool,
     pub limits: Limits,
     pub cpus: Option<f64>,
     pub writable: bool,
@@ -63,7 +71,12 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    fn body(&self, payload: &Payload) -> Result<ContainerCreateBody, SandboxError> {
+    /// Whether names are looked up in the services' network alone.
+    fn is_closed(&self) -> bool {
+        !self.outside && !["none", "bridge"].contains(&self.network.as_str())
+    }
+
+    fn body(&self, payload: &Payload, proxy: Option<&Own>) -> Result<ContainerCreateBody, SandboxError> {
         let (user, group) = self.owner;
         let bind = |source: &PathBuf, target: &str, read_only| -> Result<Mount, SandboxError> {
             Ok(Mount {
@@ -78,8 +91,8 @@ impl Plan {
         for (target, source) in &payload.files {
             mounts.push(bind(source, target, true)?);
         }
-        for (source, target) in &self.shown {
-            mounts.push(bind(source, target, true)?);
+        if let Some(proxy) = proxy {
+            mounts.push(bind(&proxy.folder.path().to_owned(), PROXY_FOLDER, true)?);
         }
         let size = self.limits.scratch_bytes.max(1 << 20);
         let tmpfs = HashMap::from([
@@ -97,6 +110,8 @@ impl Plan {
             tmpfs: Some(tmpfs),
             shm_size: Some(number(size)),
             network_mode: Some(self.network.clone()),
+            dns: self.is_closed().then(ServiceSet::dns),
+            dns_search: self.is_closed().then(ServiceSet::dns_search),
             ipc_mode: Some("private".to_owned()),
             // With users remapped its files would belong to nobody; as nobody it has no capability anyway.
             userns_mode: Some("host".to_owned()),
@@ -154,7 +169,29 @@ pub(super) struct Container {
     buffer: BytesMut,
     /// What its first process, or the loader before it, complained about.
     complaint: Vec<u8>,
+    proxy: Option<Own>,
     removed: bool,
+}
+
+/// The proxy of one container: what its commands are granted is nobody else's.
+struct Own {
+    proxy: Proxy,
+    /// Seen by its owner alone, here and in the container.
+    folder: TempDir,
+}
+
+impl Own {
+    fn new((user, group): (u32, u32)) -> io::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("devo-").permissions(Permissions::from_mode(0o700)).tempdir()?;
+        let proxy = Proxy::listen(&folder.path().join(PROXY_SOCKET))?;
+        // Whoever runs the engine as root may have a workspace of somebody else.
+        if rustix::process::geteuid().is_root() && user != 0 {
+            for path in [proxy.socket(), folder.path()] {
+                chown(path, Some(user), Some(group))?;
+            }
+        }
+        Ok(Self { proxy, folder })
+    }
 }
 
 impl fmt::Debug for Container {
@@ -170,11 +207,19 @@ impl Container {
     /// [`SandboxError::Unavailable`] if the daemon refuses, [`SandboxError::Setup`] if our program does not run in it.
     pub async fn start(docker: &Docker, plan: &Plan, payload: &Payload) -> Result<Self, SandboxError> {
         let cannot = |error: Error| explain("no container can be made", &error);
+        let proxy = plan.proxied.then(|| Own::new(plan.owner)).transpose().map_err(|error| SandboxError::Setup {
+            message: format!("the proxy for its network cannot listen: {error}"),
+        })?;
+        let body = plan.body(payload, proxy.as_ref())?;
         let name = CreateContainerOptionsBuilder::default().name(&plan.name).build();
-        let id = docker.create_container(Some(name), plan.body(payload)?).await.map_err(cannot)?.id;
+        let id = docker.create_container(Some(name), body).await.map_err(cannot)?.id;
         // From here on it is removed whatever happens: dropped below, or by this guard.
         let mut unattached = Unattached { docker, id: Some(id) };
         let id = unattached.id.clone().expect("it was put there on the line above");
+        if plan.outside {
+            let request = NetworkConnectRequest { container: id.clone(), ..NetworkConnectRequest::default() };
+            docker.connect_network("bridge", request).await.map_err(cannot)?;
+        }
         let streams = AttachContainerOptionsBuilder::default().stdin(true).stdout(true).stderr(true).stream(true);
         let attached = docker.attach_container(&id, Some(streams.build())).await.map_err(cannot)?;
         unattached.id = None;
@@ -185,6 +230,7 @@ impl Container {
             told: attached.output,
             buffer: BytesMut::new(),
             complaint: Vec::new(),
+            proxy,
             removed: false,
         };
         container.docker.start_container(&container.id, None::<StartContainerOptions>).await.map_err(cannot)?;
@@ -222,6 +268,11 @@ impl Container {
                 Err(_) => return None,
             }
         }
+    }
+
+    /// Its proxy, if it was made with one.
+    pub fn proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_ref().map(|own| &own.proxy)
     }
 
     /// Whether it ended while nobody used it, as far as it is known by now.

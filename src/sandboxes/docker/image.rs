@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bollard::Docker;
 use bollard::models::CreateImageInfo;
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_util::StreamExt as _;
+use tokio_util::sync::CancellationToken;
 
 use super::super::{OutputSink, SandboxError};
 use super::build;
@@ -46,14 +46,27 @@ pub trait Source: Send + Sync {
 /// How often the progress of a pull is told.
 const TELL_EVERY: Duration = Duration::from_secs(3);
 
-/// Makes sure that an image is there; gives its id. Dropping the future stops a pull or a build.
+/// Makes sure that an image is there; gives its id. Cancelled or dropped, it stops a pull or a build.
 ///
 /// # Errors
 /// [`SandboxError::Unavailable`], with the remedy.
 pub async fn ensure(
     docker: &Docker,
     origin: &Origin,
-    source: &Arc<dyn Source>,
+    source: &dyn Source,
+    progress: &dyn OutputSink,
+    cancel: &CancellationToken,
+) -> Result<String, SandboxError> {
+    tokio::select! {
+        made = made(docker, origin, source, progress) => made,
+        () = cancel.cancelled() => Err(SandboxError::Setup { message: "it was cancelled before it had an image".into() }),
+    }
+}
+
+async fn made(
+    docker: &Docker,
+    origin: &Origin,
+    source: &dyn Source,
     progress: &dyn OutputSink,
 ) -> Result<String, SandboxError> {
     match origin {
@@ -68,14 +81,10 @@ pub async fn ensure(
     }
 }
 
-/// The variables that an image gives to what runs in it.
-pub(super) async fn variables(docker: &Docker, image: &str) -> Result<Vec<(String, String)>, SandboxError> {
+/// The variables that an image gives to what runs in it, `NAME=value` each.
+pub(super) async fn variables(docker: &Docker, image: &str) -> Result<Vec<String>, SandboxError> {
     let found = docker.inspect_image(image).await.map_err(|error| explain("the image cannot be read", &error))?;
-    let env = found.config.and_then(|config| config.env).unwrap_or_default();
-    Ok(env
-        .into_iter()
-        .filter_map(|line| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())))
-        .collect())
+    Ok(found.config.and_then(|config| config.env).unwrap_or_default())
 }
 
 /// The id of an image that the daemon has.

@@ -24,8 +24,8 @@ use rustix::process::{
 use rustix::stdio::{dup2_stdin, dup2_stdout};
 
 use super::super::job::{self, End, Report};
-use super::super::{Exit, LimitHit, Stream, WORKSPACE, tree};
-use super::payload::PROGRAM;
+use super::super::{Exit, LimitHit, Stream, WORKSPACE, forward, tree};
+use super::payload::{PROGRAM, PROXY_FOLDER, PROXY_SOCKET};
 use super::wire::{self, Command, Order};
 
 /// The first argument that makes this program a container's first process.
@@ -90,6 +90,12 @@ impl Init {
         let told = File::from(fcntl_dupfd_cloexec(io::stdout(), 3)?);
         dup2_stdin(File::open("/dev/null")?)?;
         dup2_stdout(File::options().write(true).open("/dev/null")?)?;
+        let socket = Path::new(PROXY_FOLDER).join(PROXY_SOCKET);
+        if socket.exists() {
+            let listener = forward::listen()?;
+            // A thread of this process: no kill of ours reaches it, and it ends with the container.
+            std::thread::Builder::new().name("forward".into()).spawn(move || forward::run(&listener, &socket))?;
+        }
         Ok(Self { orders, told, oom_score: file.zip(score) })
     }
 

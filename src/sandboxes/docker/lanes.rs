@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::super::Limits;
+use super::super::proxy::Proxy;
 use super::container::Container;
 use super::wire::{Order, Told};
 
@@ -28,8 +29,12 @@ pub(super) struct Key {
     /// number is not given to another folder while it matters.
     pub folder: (u64, u64),
     pub owner: (u32, u32),
-    /// The word of the network.
+    /// The daemon's word: `none`, `bridge`, or the name of a network with services.
     pub network: String,
+    /// Whether the way to the world is there beside a network that has none.
+    pub outside: bool,
+    /// Whether it has a proxy of its own.
+    pub proxied: bool,
     /// What services it was made for; empty where there are none.
     pub scope: String,
     pub limits: Limits,
@@ -140,6 +145,11 @@ impl Lane {
     pub fn container(&mut self) -> &mut Container {
         self.running = true;
         self.container.as_mut().expect("it is taken only when the lane ends")
+    }
+
+    /// Its proxy, if it was made with one.
+    pub fn proxy(&self) -> Option<&Proxy> {
+        self.container.as_ref().and_then(Container::proxy)
     }
 
     /// The command is over and nobody lives: the container may be used again.

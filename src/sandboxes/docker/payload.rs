@@ -13,6 +13,10 @@ use super::init::INIT_WORD;
 
 /// This program in a container, in the folder there that is ours.
 pub(super) const PROGRAM: &str = "/.devo/devo";
+/// Where a container finds the socket of its proxy, if it has one.
+pub(super) const PROXY_FOLDER: &str = "/.devo/net";
+/// Its name there.
+pub(super) const PROXY_SOCKET: &str = "proxy.sock";
 const LOADER: &str = "/.devo/ld.so";
 const LIBRARIES: &str = "/.devo/lib";
 
