@@ -3,6 +3,7 @@
 mod checks;
 pub mod demo;
 mod desk;
+mod grants;
 mod home;
 mod outfit;
 mod shipped;
