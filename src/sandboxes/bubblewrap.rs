@@ -2,25 +2,31 @@
 //!
 //! The system's programs and a few files of /etc are readable, the tools on PATH are, the workspace is writable at
 //! [`WORKSPACE`]; HOME and /tmp are private, in memory, and bounded. All namespaces are new, every capability is gone,
-//! the environment is cleared. When the first process ends the kernel kills the rest. Unknown here: git, secrets, steps.
+//! the environment is cleared; [`super::inner`] closes what that leaves open. Where the network is an allow-list, there
+//! is none but a port on the loopback that our proxy answers. When the first process ends the kernel kills the rest.
+//! Unknown here: git, secrets, steps.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use super::job::{Job, Origin, Place};
+use super::proxy::{self, Grant, Proxy};
 use super::toolchains::SYSTEM;
 use super::{
-    Command, Exit, Finished, Network, OutputSink, Sandbox, SandboxError, Settings, WORKSPACE, passable, real_workspace,
-    run, text, within,
+    Command, Exit, Finished, Network, OutputSink, Sandbox, SandboxError, Settings, WORKSPACE, handover, landlock,
+    passable, real_workspace, run, text, within,
 };
+use crate::core::domain::Domain;
 
 /// HOME of every command.
-const HOME: &str = "/home/run";
+pub(super) const HOME: &str = "/home/run";
 /// Folders that are the sandbox's own; what would cover one of them cannot be shared.
 const OWN: [&str; 6] = [HOME, "/tmp", "/dev", "/proc", WORKSPACE, "/etc"];
 /// Mounts get slow by the square of their number; beyond this the caller's comparison has to do.
@@ -200,7 +206,10 @@ impl Sandbox for Bubblewrap {
 
     fn caveats(&self) -> Vec<String> {
         let as_root = "devo runs as root: a normal user would be a second wall around its sandboxes";
-        self.root.then(|| as_root.to_owned()).into_iter().collect()
+        let alone = "this kernel has no Landlock that is recent enough (Linux 5.19, switched on): bubblewrap's mounts alone \
+                     keep commands from writing elsewhere";
+        let caveats = [(self.root, as_root), (!landlock::is_here(), alone)];
+        caveats.into_iter().filter(|(holds, _)| *holds).map(|(_, caveat)| caveat.to_owned()).collect()
     }
 
     async fn probe(&self) -> Result<(), SandboxError> {
@@ -228,7 +237,7 @@ impl Sandbox for Bubblewrap {
     ) -> Result<Finished, SandboxError> {
         passable("the script", command.script.len(), &[&command.script])?;
         let (options, unprotected) = self.options(command)?;
-        let job = Job {
+        let mut job = Job {
             script: command.script.clone(),
             env: self.settings.environment(command)?,
             place: Place::Bubblewrap {
@@ -236,11 +245,67 @@ impl Sandbox for Bubblewrap {
                 options,
                 files: self.files(&command.network)?,
                 home: HOME.to_owned(),
+                handover: None,
             },
             limits: command.limits,
             disk: text(&command.workspace)?,
         };
-        run::run(&self.settings.supervisor, &job, command, unprotected, output, cancel).await
+        match &command.network {
+            Network::Domains(domains) => {
+                let wicket = Wicket::open(domains.clone(), &mut job)?;
+                let run = run::run(&self.settings.supervisor, &job, command, unprotected, output, cancel);
+                wicket.watch(output, run).await
+            }
+            Network::None | Network::Full => {
+                run::run(&self.settings.supervisor, &job, command, unprotected, output, cancel).await
+            }
+        }
+    }
+}
+
+/// The one way out of a command whose network is an allow-list.
+struct Wicket {
+    grant: Grant,
+    proxy: Proxy,
+    handover: UnixListener,
+    /// Holds the socket, for our user alone.
+    _folder: tempfile::TempDir,
+}
+
+impl Wicket {
+    /// Makes it, and tells the job.
+    fn open(domains: Arc<[Domain]>, job: &mut Job) -> Result<Self, SandboxError> {
+        let cannot =
+            |error: std::io::Error| SandboxError::Setup { message: format!("no proxy for its network: {error}") };
+        let folder = tempfile::Builder::new().prefix("devo-net-").tempdir().map_err(cannot)?;
+        let socket = folder.path().join("port");
+        let handover = UnixListener::bind(&socket).map_err(cannot)?;
+        if let Place::Bubblewrap { handover, .. } = &mut job.place {
+            *handover = Some(text(&socket)?);
+        }
+        let missing = proxy::variables(&[]).into_iter().filter(|(name, _)| !job.env.iter().any(|(own, _)| own == name));
+        let missing: Vec<_> = missing.collect();
+        job.env.extend(missing);
+        let proxy = Proxy::new();
+        Ok(Self { grant: proxy.grant(domains), proxy, handover, _folder: folder })
+    }
+
+    /// Does the work with the proxy at its side.
+    async fn watch<T>(self, output: &dyn OutputSink, work: impl Future<Output = T>) -> T {
+        let Self { mut grant, proxy, handover, _folder } = self;
+        let answer = async move {
+            // If it fails the sandbox hears of it, refuses, and says so.
+            if let Ok(port) = handover::take(&handover).await {
+                proxy.answer(port);
+            }
+            // As long as the work goes on the proxy lives.
+            let _proxy = proxy;
+            std::future::pending::<T>().await
+        };
+        tokio::select! {
+            done = grant.tell(output, work) => done,
+            never = answer => never,
+        }
     }
 }
 
