@@ -67,7 +67,7 @@ pub struct Ground<'a> {
     /// What must not be stored.
     pub masker: &'a Masker,
     /// The files of the run's base commit.
-    pub source: &'a dyn Source,
+    pub source: &'a Arc<dyn Source>,
 }
 
 /// Services that are up, and their network. [`ServiceSet::stop`] removes them; so does dropping, in the background.
@@ -170,11 +170,11 @@ impl ServiceSet {
         cancel: &CancellationToken,
     ) -> Result<(), SandboxError> {
         let began = std::time::Instant::now();
-        let image = image::ensure(ground.docker, &service.origin, ground.source, progress, cancel).await?;
+        let image = image::ensure(ground.docker, &service.origin, ground.source.as_ref(), progress, cancel).await?;
         let check = ready::check(ground.docker, service, &image).await?;
         let mut labels = self.labels(ground);
         labels.insert(SERVICE_LABEL.to_owned(), service.name.clone());
-        let archive = archive(&service.copies, ground.source).map_err(|what| refused(service, &what))?;
+        let archive = archive(&service.copies, ground.source.as_ref()).map_err(|what| refused(service, &what))?;
         let body = body(service, image, labels, &self.made.network);
         let id = self.made.create_container(service, body, archive).await?;
         let within = Duration::from_secs(service.ready_within_s);
@@ -276,7 +276,7 @@ fn body(
         let size = bytes.map_or(String::new(), |bytes| format!(",size={bytes}"));
         (path.clone(), format!("rw,nosuid,nodev{size}"))
     });
-    let log = [("max-size", format!("{}", logs::KEPT_BYTES)), ("max-file", "2".to_owned())];
+    let log = [("max-size", logs::ENGINE_SIZE), ("max-file", "2")];
     ContainerCreateBody {
         hostname: Some(service.name.clone()),
         image: Some(image),
@@ -310,7 +310,7 @@ fn body(
             tmpfs: Some(tmpfs.collect()),
             log_config: Some(HostConfigLogConfig {
                 typ: Some("json-file".to_owned()),
-                config: Some(log.map(|(key, value)| (key.to_owned(), value)).into()),
+                config: Some(log.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
             }),
             ..Default::default()
         }),
