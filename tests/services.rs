@@ -101,7 +101,7 @@ struct World {
     labels: HashMap<String, String>,
     logs: tempfile::TempDir,
     masker: Masker,
-    source: Arc<dyn Source>,
+    source: Files,
 }
 
 impl World {
@@ -114,7 +114,7 @@ impl World {
             home,
             logs: tempfile::tempdir().expect("a temporary folder"),
             masker: Masker::default(),
-            source: Arc::new(Files::default()),
+            source: Files::default(),
         }
     }
 
@@ -572,7 +572,7 @@ async fn files_of_the_base_commit_are_copied() {
     let mut world = World::new().await;
     let files = [("db/init/1.sql", "one"), ("db/init/deep/2.sql", "two"), ("my.cnf", "three")];
     let files = files.map(|(path, text)| (path.to_owned(), text.as_bytes().to_vec()));
-    world.source = Arc::new(Files(files.into()));
+    world.source = Files(files.into());
     let copied = |from: &str, to: &str| Copied { from: from.to_owned(), to: to.to_owned() };
     let mut db = service("db", "cat /init/1.sql /init/deep/2.sql /etc/my.cnf > /tmp/all; touch /tmp/up; sleep 1000");
     db.copies = vec![copied("db/init", "/init"), copied("my.cnf", "/etc/my.cnf")];

@@ -67,7 +67,7 @@ pub struct Ground<'a> {
     /// What must not be stored.
     pub masker: &'a Masker,
     /// The files of the run's base commit.
-    pub source: &'a Arc<dyn Source>,
+    pub source: &'a dyn Source,
 }
 
 /// Services that are up, and their network. [`ServiceSet::stop`] removes them; so does dropping, in the background.
@@ -170,11 +170,11 @@ impl ServiceSet {
         cancel: &CancellationToken,
     ) -> Result<(), SandboxError> {
         let began = std::time::Instant::now();
-        let image = image::ensure(ground.docker, &service.origin, ground.source.as_ref(), progress, cancel).await?;
+        let image = image::ensure(ground.docker, &service.origin, ground.source, progress, cancel).await?;
         let check = ready::check(ground.docker, service, &image).await?;
         let mut labels = self.labels(ground);
         labels.insert(SERVICE_LABEL.to_owned(), service.name.clone());
-        let archive = archive(&service.copies, ground.source.as_ref()).map_err(|what| refused(service, &what))?;
+        let archive = archive(&service.copies, ground.source).map_err(|what| refused(service, &what))?;
         let body = body(service, image, labels, &self.made.network);
         let id = self.made.create_container(service, body, archive).await?;
         let within = Duration::from_secs(service.ready_within_s);
