@@ -276,7 +276,7 @@ fn body(
         let size = bytes.map_or(String::new(), |bytes| format!(",size={bytes}"));
         (path.clone(), format!("rw,nosuid,nodev{size}"))
     });
-    let log = [("max-size", format!("{}", logs::KEPT_BYTES)), ("max-file", "2".to_owned())];
+    let log = [("max-size", logs::ENGINE_SIZE), ("max-file", "2")];
     ContainerCreateBody {
         hostname: Some(service.name.clone()),
         image: Some(image),
@@ -310,7 +310,7 @@ fn body(
             tmpfs: Some(tmpfs.collect()),
             log_config: Some(HostConfigLogConfig {
                 typ: Some("json-file".to_owned()),
-                config: Some(log.map(|(key, value)| (key.to_owned(), value)).into()),
+                config: Some(log.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
             }),
             ..Default::default()
         }),
