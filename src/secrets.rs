@@ -2,6 +2,9 @@
 //!
 //! A [`Masker`] knows the engine's own credentials and a pipeline's secrets; whoever writes text that came from outside
 //! (a command's output, a provider's error) to the journal, a log, a prompt or a screen passes it through first.
+//! `source` is where secrets come from.
+
+pub mod source;
 
 use std::sync::{Arc, RwLock};
 

@@ -6,7 +6,8 @@ use std::ffi::OsString;
 use git2::Oid;
 
 use super::error::{Error, Result};
-use super::git::{Call, Credentials, Git, Patience, clean};
+use super::git::{Call, Credentials, Git, Patience};
+use super::meaning::clean;
 use super::remote::Remote;
 
 /// A remote's answer.

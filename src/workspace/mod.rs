@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | `error` | what can go wrong, with hints |
 //! | `git` | the one place that starts the system's `git` |
+//! | `meaning`, `remedy` | what its words stand for, and what a person does about them |
 //! | `remote` | a repository's address, taken apart; credentials kept out of sight |
 //! | `listing` | what branches a remote has now |
 //! | `store` | bare clones under `repos/`, and which commit a run starts from |
@@ -31,8 +32,10 @@ mod git;
 mod ignored;
 mod links;
 mod listing;
+mod meaning;
 mod protect;
 mod push;
+mod remedy;
 mod remote;
 mod restore;
 mod slug;

@@ -18,7 +18,16 @@ struct World {
     git: Git,
 }
 
-const CREDENTIALS: Credentials = Credentials { token: None, ssh_auth_sock: None, ssh_key: None, https_proxy: None };
+const CREDENTIALS: Credentials = Credentials {
+    token: None,
+    token_name: None,
+    user: None,
+    ssh_auth_sock: None,
+    ssh_key: None,
+    known_hosts: None,
+    https_proxy: None,
+    no_proxy: None,
+};
 
 fn patience() -> Patience<'static> {
     // Never reached by a test that passes.
