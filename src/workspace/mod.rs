@@ -19,11 +19,12 @@
 //! | `worktree` | a run's git dir and workspace; commits |
 //! | `snapshot`, `restore` | workspace → tree, tree → workspace |
 //! | `entries` | what these two share: index, times, names |
-//! | `diff` | patch, diffstat, changed paths |
+//! | `diff`, `additions` | patch, diffstat, changed paths; the lines that came |
 //! | `protect`, `slug` | names of branches, and which of them are never pushed |
 //! | `push` | the push broker |
 //! | `links` | pages on a forge, computed offline |
 
+mod additions;
 mod diff;
 mod entries;
 mod error;

@@ -2,6 +2,8 @@
 
 mod hostile;
 mod pushes;
+mod remotes;
+mod servers;
 mod snapshots;
 mod stores;
 
