@@ -93,7 +93,7 @@ impl Shop {
         }
         let key = if key.is_empty() { store_key(&remote) } else { key };
         let credentials = access::credentials(&self.home, &self.config.git, &remote, &self.masker, &environment)?;
-        let links = self.config.links.iter().find(|(host, _)| remote.shown().contains(host.as_str()));
+        let links = self.config.links.iter().find(|(host, _)| remote.is_on(host));
         Ok(Repo {
             key,
             base: repo.and_then(|repo| repo.base.clone()),

@@ -13,7 +13,7 @@
 //! | `remote` | a repository's address, taken apart; credentials kept out of sight |
 //! | `listing` | what branches a remote has now |
 //! | `store` | bare clones under `repos/`, and which commit a run starts from |
-//! | `tree` | read-only view of a commit, for a planner |
+//! | `tree`, `cautions` | read-only view of a commit, for a planner; what its workspace will lack |
 //! | `folder` | file access that never follows a link |
 //! | `ignored` | `.gitignore` rules |
 //! | `worktree` | a run's git dir and workspace; commits |
@@ -25,6 +25,7 @@
 //! | `links` | pages on a forge, computed offline |
 
 mod additions;
+mod cautions;
 mod diff;
 mod entries;
 mod error;

@@ -134,6 +134,11 @@ impl Remote {
         self.place().is_some_and(|own| own == place)
     }
 
+    /// As [`Remote::is_at`]; without a port any one is meant.
+    pub fn is_on(&self, host: &str) -> bool {
+        self.is_at(host) || self.place().is_some_and(|own| split_port(&own).0 == host.to_ascii_lowercase())
+    }
+
     /// Whether it is a path on this machine.
     pub fn is_local(&self) -> bool {
         matches!(self.kind, Kind::Local(_))
@@ -363,6 +368,7 @@ mod tests {
         ] {
             let remote = parsed(url).unwrap();
             assert!(remote.is_at(place) && !remote.is_at(others), "{url}");
+            assert!(remote.is_on(split_port(&place.to_lowercase()).0), "{url}");
         }
         assert!(!parsed("/srv/a").unwrap().is_at("") && parsed("/srv/a").unwrap().place().is_none());
     }
