@@ -13,8 +13,8 @@ use crate::core::failure::Failure;
 use crate::core::service::Services;
 use crate::error::Error;
 use crate::pipeline::{Pipeline, StepDef};
-use crate::providers::endpoint::secret;
 use crate::sandboxes::Network;
+use crate::secrets::source::secret;
 use crate::steps::{Grants, RUN_COMMANDS};
 use crate::{secrets, yaml};
 
