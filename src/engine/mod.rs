@@ -8,6 +8,8 @@ mod log;
 mod masking;
 mod permits;
 mod rooms;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;

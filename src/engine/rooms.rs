@@ -13,7 +13,7 @@ use crate::core::graph::StepIndex;
 use crate::sandboxes::Sandbox;
 
 /// Longer than a healthy daemon takes to remove a few containers; what is left then is swept at the next start.
-const WITHIN: Duration = Duration::from_secs(10);
+const WITHIN: Duration = if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(10) };
 
 /// The sandbox of one run, as far as it keeps something.
 pub(super) struct Rooms {
