@@ -14,7 +14,7 @@ use crate::core::event::{CassetteUse, RunSpec};
 use crate::core::failure::Failure;
 use crate::core::id::StepId;
 use crate::core::time::Timestamp;
-use crate::engine::{Clock, Outfitter, Prepared, PreparedStep};
+use crate::engine::{Caps, Clock, Outfitter, Prepared, PreparedStep};
 use crate::journal::Journal;
 use crate::pipeline::{self, Pipeline};
 use crate::prompts::Prompts;
@@ -253,6 +253,14 @@ impl Outfitter for Shop {
             steps.insert(step.id.clone(), prepared);
         }
         Ok(Prepared { steps, equipment })
+    }
+
+    fn sandbox(&self, spec: &RunSpec) -> Option<Result<Arc<dyn Sandbox>, Failure>> {
+        Some(Shop::sandbox(self, &spec.sandbox, spec.repo.as_deref()))
+    }
+
+    fn caps(&self) -> Caps {
+        Caps { runs: self.config.limits.runs, per_repo: self.config.limits.per_repo }
     }
 }
 
