@@ -48,6 +48,8 @@ const SHM_BYTES: i64 = 256 << 20;
 /// container; left out of the engine's default are NET_RAW, MKNOD, SYS_CHROOT, SETFCAP, SETPCAP, AUDIT_WRITE, KILL and
 /// NET_BIND_SERVICE (low ports are open to everyone in a container's own network).
 const CAPABILITIES: [&str; 5] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"];
+/// The most services of a set.
+const SERVICES_MAX: usize = 24;
 /// The most bytes of files that one service gets from the repository: settings and fixtures, not builds.
 const COPIED_MAX: usize = 64 << 20;
 /// A resolver that is never there: the embedded one then knows the names of the set and no others. The container's own
@@ -320,6 +322,9 @@ fn body(
 
 /// Services in the order in which they can be started: those of one wave need only those of waves before.
 fn waves(services: &[ServiceDescription]) -> Result<Vec<Vec<&ServiceDescription>>, SandboxError> {
+    if services.len() > SERVICES_MAX {
+        return Err(setup("start services", format!("there are {}; {SERVICES_MAX} are allowed", services.len())));
+    }
     let mut names = BTreeSet::new();
     for service in services {
         if !is_host_name(&service.name) || !service.aliases.iter().all(|alias| is_host_name(alias)) {
