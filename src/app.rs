@@ -2,6 +2,7 @@
 
 mod checks;
 pub mod demo;
+mod grants;
 mod home;
 mod outfit;
 mod shipped;

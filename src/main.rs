@@ -8,5 +8,8 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == devo::sandboxes::SUPERVISOR_WORD) {
         return devo::sandboxes::supervise();
     }
+    if std::env::args_os().nth(1).is_some_and(|word| word == devo::sandboxes::docker::INIT_WORD) {
+        return devo::sandboxes::docker::init();
+    }
     ExitCode::from(devo::frontends::cli::main(std::env::args_os()))
 }

@@ -24,7 +24,9 @@ use crate::core::scheduler::{Effect, due, wake_after, wake_at};
 use crate::core::state::{Phase, RunState};
 use crate::core::time::Timestamp;
 use crate::journal::JournalError;
-use crate::steps::{CallIntent, Context, Ledger, Log as _, NoCall, Outcome, Produced, Stream, Turn, template_context};
+use crate::steps::{
+    CallIntent, Context, Grants, Ledger, Log as _, NoCall, Outcome, Produced, Stream, Turn, template_context,
+};
 
 /// How long running steps may take to stop when the engine is told to.
 const GRACE: Duration = Duration::from_secs(10);
@@ -319,6 +321,7 @@ impl Driver<'_> {
             plan: self.state.plan().cloned(),
             outputs: self.outputs(at),
             env: Vec::new(),
+            grants: Grants::default(),
             run_dir: self.engine.run_dir(self.run),
             now: self.now(),
             equipment: self.prepared.equipment.clone(),
@@ -471,6 +474,10 @@ impl Driver<'_> {
 async fn turn_of(prepared: &Prepared, mut context: Context, turn: Turn) -> Outcome {
     let Some(step) = prepared.steps.get(&context.step) else {
         return Outcome::Fail(Failure::terminal("bug", format!("step `{}` was not prepared", context.step)));
+    };
+    context.grants = match &step.grants {
+        Ok(grants) => grants.clone(),
+        Err(failure) => return Outcome::Fail(failure.clone()),
     };
     if (step.condition.is_some() && turn.turn == 1) || !step.env.is_empty() {
         let values = template_context(&context.spec, &context.outputs);

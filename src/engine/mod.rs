@@ -23,7 +23,7 @@ use crate::core::report;
 use crate::core::request::{Refused, Request};
 use crate::core::state::{IllegalEvent, RunState};
 use crate::journal::{Acceptance, Journal, JournalError, Summary, Verdict};
-use crate::steps::{Equipment, Step, Stream};
+use crate::steps::{Equipment, Grants, Step, Stream};
 
 pub use clock::Clock;
 pub use driver::{Stopped, Until};
@@ -73,6 +73,8 @@ pub struct PreparedStep {
     pub condition: Option<String>,
     /// The `env` templates.
     pub env: Vec<(String, String)>,
+    /// What its commands are given, or why the step cannot have what it names: it then fails before anything of it runs.
+    pub grants: Result<Grants, Failure>,
     /// The steps whose outputs its templates name; `None` where it may look at all that come before it.
     pub references: Option<Vec<StepId>>,
 }
