@@ -128,7 +128,7 @@ impl ServiceSet {
     }
 
     /// The network that a command's container joins to reach the services by their names. Such a container also needs
-    /// [`ServiceSet::dns`] and [`ServiceSet::dns_search`], or its questions for names leave by the host's resolvers.
+    /// [`ServiceSet::dns`], `dns_search` and `dns_options`, or its questions for names leave by the host's resolvers.
     pub fn network(&self) -> &str {
         &self.made.network
     }
@@ -141,6 +141,12 @@ impl ServiceSet {
     /// `HostConfig.DnsSearch` of a container in the network: none of the host's domains.
     pub fn dns_search() -> Vec<String> {
         vec![".".to_owned()]
+    }
+
+    /// `HostConfig.DnsOptions` of a container in the network: no answer is an answer. The embedded resolver is silent
+    /// about names that it does not know, and a program would wait for 10 seconds and more.
+    pub fn dns_options() -> Vec<String> {
+        ["timeout:1", "attempts:2"].map(str::to_owned).to_vec()
     }
 
     /// Removes the services, whose output is then in the folder that was given, and the network; a container that is
@@ -309,6 +315,7 @@ fn body(
             shm_size: Some(SHM_BYTES),
             dns: Some(ServiceSet::dns()),
             dns_search: Some(ServiceSet::dns_search()),
+            dns_options: Some(ServiceSet::dns_options()),
             tmpfs: Some(tmpfs.collect()),
             log_config: Some(HostConfigLogConfig {
                 typ: Some("json-file".to_owned()),
