@@ -1,5 +1,6 @@
 //! The composition root: settings → home → journal → engine, and what the frontends may ask for.
 
+mod base_files;
 mod checks;
 pub mod demo;
 mod grants;
@@ -154,8 +155,8 @@ impl App {
         Ok(Self { inbox: Inbox::of(&home), home, journal, clock, shop: Arc::new(shop) })
     }
 
-    /// Takes the home's lock and makes its engine. `about` is what a second one is told.
-    pub fn engine(&self, about: &str) -> Result<Owned, Error> {
+    /// Takes the home's lock, sweeps what a killed engine left, and makes the engine. `about` is what a second one is told.
+    pub async fn engine(&self, about: &str) -> Result<Owned, Error> {
         let lock = HomeLock::take(&self.home, about)?;
         let path = self.home.join("state.db");
         if path.metadata().is_ok_and(|meta| meta.len() <= CHECKED_AT_START) {
@@ -164,6 +165,7 @@ impl App {
         for path in checks::open_to_others(&self.home) {
             tracing::warn!("{path} is open to others; `devo doctor` names the command that closes it");
         }
+        self.shop.sweep().await;
         let engine = Engine::new(self.journal.clone(), self.home.clone(), self.shop.clone(), self.clock);
         Ok(Owned { engine, lock })
     }
