@@ -300,8 +300,8 @@ impl Docker {
             unset: prepared
                 .env
                 .keys()
-                .cloned()
                 .filter(|name| LOADER_VARIABLES.iter().any(|prefix| name.starts_with(prefix)))
+                .cloned()
                 .collect(),
             labels: self.labels(),
             workspace: key.workspace.clone(),
