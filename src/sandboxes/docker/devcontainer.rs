@@ -1,6 +1,9 @@
 //! `devcontainer.json`, read by ourselves: the container's image, user and variables. What would run on the host, or
 //! reach it, is refused; what belongs to an editor is left out. Unknown here: configuration and Docker's API.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use jsonc_parser::{CollectOptions, ParseOptions, ast, parse_to_ast};
@@ -99,17 +102,15 @@ const HARMLESS: [(&str, bool); 9] = [
     ("--pids-limit", true),
 ];
 
+/// What parses YAML, given a file's path and content: the reader is not ours to know.
+pub type Yaml<'a> = &'a dyn Fn(&str, &[u8]) -> Result<Value, String>;
+
 /// Reads the text of a `devcontainer.json`; `file` is its path in the repository. `yaml` parses a compose file that it
-/// names, given its path and content, into JSON; it may leave merge keys.
+/// names; it may leave merge keys.
 ///
 /// # Errors
 /// [`Unfit`] with everything that is wrong; if it is in the compose file, with that alone.
-pub fn read(
-    text: &str,
-    file: &str,
-    source: &dyn Source,
-    yaml: &dyn Fn(&str, &[u8]) -> Result<Value, String>,
-) -> Result<Description, Unfit> {
+pub fn read(text: &str, file: &str, source: &dyn Source, yaml: Yaml<'_>) -> Result<Description, Unfit> {
     let document = parse(text).map_err(|message| Unfit {
         file: file.to_owned(),
         problems: vec![Problem {
@@ -217,12 +218,7 @@ impl<'a> Reader<'a> {
         Some(Origin::Build(Build { context, dockerfile, target, args }))
     }
 
-    fn compose(
-        &mut self,
-        value: &Value,
-        source: &dyn Source,
-        yaml: &dyn Fn(&str, &[u8]) -> Result<Value, String>,
-    ) -> Result<Option<Description>, Unfit> {
+    fn compose(&mut self, value: &Value, source: &dyn Source, yaml: Yaml<'_>) -> Result<Option<Description>, Unfit> {
         let at = At::default().key("dockerComposeFile");
         let path = match value {
             Value::Array(items) if items.len() == 1 => self.text(&at, &items[0]),

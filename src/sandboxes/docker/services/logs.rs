@@ -8,8 +8,10 @@ use futures_util::StreamExt as _;
 
 use crate::secrets::{Masker, printable};
 
-/// Bytes of a service's output that are kept: its end. The engine keeps up to twice as many while the service lives.
-pub(super) const KEPT_BYTES: usize = 1 << 20;
+/// Bytes of a service's output that are kept: its end.
+const KEPT_BYTES: usize = 1 << 20;
+/// The engine's own file, of which it keeps one more while the service lives. It wraps every line into some 75 bytes.
+pub(super) const ENGINE_SIZE: &str = "4m";
 /// Lines that an error shows.
 const SHOWN_LINES: &str = "20";
 /// Bytes that an error shows.

@@ -17,6 +17,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A question without an answer for so long is asked again; the old one ends with its container.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Even the last question has so long: one that is cut off says nothing.
+const ANSWER_AT_LEAST: Duration = Duration::from_secs(2);
 /// Bytes of an answer that an error shows.
 const ANSWER_BYTES: usize = 500;
 
@@ -81,14 +83,16 @@ pub(super) async fn wait(
             Check::Ended => {}
             Check::Command(command) => {
                 let left = within.saturating_sub(began.elapsed());
-                match tokio::time::timeout(left.min(ANSWER_WITHIN), ask(docker, container, command)).await {
+                match tokio::time::timeout(left.clamp(ANSWER_AT_LEAST, ANSWER_WITHIN), ask(docker, container, command))
+                    .await
+                {
                     Ok(Ok((Some(0), _))) => return Ok(()),
                     Ok(Ok((code, text))) => {
                         let code = code.map_or_else(|| "no code".to_owned(), |code| format!("code {code}"));
-                        last = format!("`{}` ended with {code}: {text}", command.join(" "));
+                        last = format!("`{}` ended with {code}: {text}", question(command));
                     }
-                    Ok(Err(error)) => last = format!("`{}` could not be run: {error}", command.join(" ")),
-                    Err(_) => last = format!("`{}` did not answer", command.join(" ")),
+                    Ok(Err(error)) => last = format!("`{}` could not be run: {error}", question(command)),
+                    Err(_) => last = format!("`{}` did not answer", question(command)),
                 }
             }
         }
@@ -102,6 +106,14 @@ pub(super) async fn wait(
         }
         tokio::time::sleep(pause.min(within.saturating_sub(began.elapsed()))).await;
         pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// A command as somebody wrote it.
+fn question(command: &[String]) -> String {
+    match command {
+        [shell, option, script] if shell == "/bin/sh" && option == "-c" => script.clone(),
+        command => command.join(" "),
     }
 }
 
