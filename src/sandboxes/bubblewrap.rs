@@ -2,7 +2,11 @@
 //!
 //! The system's programs and a few files of /etc are readable, the tools on PATH are, the workspace is writable at
 //! [`WORKSPACE`]; HOME and /tmp are private, in memory, and bounded. All namespaces are new, every capability is gone,
-//! the environment is cleared. When the first process ends the kernel kills the rest. Unknown here: git, secrets, steps.
+//! the environment is cleared; [`super::inner`] closes what that leaves open. Where the network is an allow-list, there
+//! is none but a port on the loopback that our proxy answers. When the first process ends the kernel kills the rest.
+//! Unknown here: git, secrets, steps.
+
+mod remedy;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,13 +18,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::job::{Job, Origin, Place};
 use super::toolchains::SYSTEM;
+use super::wicket::Wicket;
 use super::{
-    Command, Exit, Finished, Network, OutputSink, Sandbox, SandboxError, Settings, WORKSPACE, passable, real_workspace,
-    run, text, within,
+    Command, Exit, Finished, Network, OutputSink, Sandbox, SandboxError, Settings, WORKSPACE, landlock, passable,
+    real_workspace, run, text, within,
 };
 
 /// HOME of every command.
-const HOME: &str = "/home/run";
+pub(super) const HOME: &str = "/home/run";
 /// Folders that are the sandbox's own; what would cover one of them cannot be shared.
 const OWN: [&str; 6] = [HOME, "/tmp", "/dev", "/proc", WORKSPACE, "/etc"];
 /// Mounts get slow by the square of their number; beyond this the caller's comparison has to do.
@@ -67,7 +72,7 @@ impl Bubblewrap {
                 hint: "apt install bubblewrap (or dnf, pacman, zypper, apk: the package has the same name)".into(),
             }
         })?;
-        let (major, minor) = version(&program)?;
+        let (major, minor) = remedy::version(&program)?;
         if (major, minor) < OLDEST {
             return Err(SandboxError::Unavailable {
                 what: format!("bubblewrap {major}.{minor} is too old"),
@@ -200,7 +205,10 @@ impl Sandbox for Bubblewrap {
 
     fn caveats(&self) -> Vec<String> {
         let as_root = "devo runs as root: a normal user would be a second wall around its sandboxes";
-        self.root.then(|| as_root.to_owned()).into_iter().collect()
+        let alone = "this kernel has no Landlock that is recent enough (Linux 5.19, switched on): bubblewrap's mounts alone \
+                     keep commands from writing elsewhere";
+        let caveats = [(self.root, as_root), (!landlock::is_here(), alone)];
+        caveats.into_iter().filter(|(holds, _)| *holds).map(|(_, caveat)| caveat.to_owned()).collect()
     }
 
     async fn probe(&self) -> Result<(), SandboxError> {
@@ -215,7 +223,7 @@ impl Sandbox for Bubblewrap {
         };
         let setting = |name: &str| fs::read_to_string(Path::new("/proc/sys").join(name)).ok();
         Err(SandboxError::Unavailable {
-            hint: remedy(&failed, setting),
+            hint: remedy::remedy(&failed, setting),
             what: format!("bubblewrap does not work here: {failed}"),
         })
     }
@@ -228,7 +236,7 @@ impl Sandbox for Bubblewrap {
     ) -> Result<Finished, SandboxError> {
         passable("the script", command.script.len(), &[&command.script])?;
         let (options, unprotected) = self.options(command)?;
-        let job = Job {
+        let mut job = Job {
             script: command.script.clone(),
             env: self.settings.environment(command)?,
             place: Place::Bubblewrap {
@@ -236,11 +244,21 @@ impl Sandbox for Bubblewrap {
                 options,
                 files: self.files(&command.network)?,
                 home: HOME.to_owned(),
+                handover: None,
             },
             limits: command.limits,
             disk: text(&command.workspace)?,
         };
-        run::run(&self.settings.supervisor, &job, command, unprotected, output, cancel).await
+        match &command.network {
+            Network::Domains(domains) => {
+                let wicket = Wicket::open(domains.clone(), &mut job)?;
+                let run = run::run(&self.settings.supervisor, &job, command, unprotected, output, cancel);
+                wicket.watch(output, run).await
+            }
+            Network::None | Network::Full => {
+                run::run(&self.settings.supervisor, &job, command, unprotected, output, cancel).await
+            }
+        }
     }
 }
 
@@ -333,50 +351,6 @@ fn readable(settings: &Settings, path: &Path) -> Result<PathBuf, SandboxError> {
     }
 }
 
-/// Asks the program for its version.
-fn version(program: &Path) -> Result<(u32, u32), SandboxError> {
-    let output = std::process::Command::new(program).arg("--version").env_clear().current_dir("/").output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    parse_version(&text).ok_or_else(|| SandboxError::Unavailable {
-        what: format!("`{} --version` does not say its version", program.display()),
-        hint: "reinstall the package bubblewrap".into(),
-    })
-}
-
-fn parse_version(text: &str) -> Option<(u32, u32)> {
-    let mut numbers = text.split_whitespace().next_back()?.split('.');
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
-/// What mends a sandbox that complained so; `setting` reads a kernel setting.
-fn remedy(complaint: &str, setting: impl Fn(&str) -> Option<String>) -> String {
-    let is = |name, value| setting(name).is_some_and(|found| found.trim() == value);
-    let refused = ["uid map", "RTM_NEWADDR", "namespace", "Operation not permitted", "Permission denied"];
-    let lines: &[&str] = match () {
-        () if is("kernel/apparmor_restrict_unprivileged_userns", "1") => &[
-            "this system lets only known programs make user namespaces; load the profile that it ships for bubblewrap:",
-            "  sudo apt install apparmor-profiles",
-            "  sudo cp /usr/share/apparmor/extra-profiles/bwrap-userns-restrict /etc/apparmor.d/",
-            "  sudo apparmor_parser -r /etc/apparmor.d/bwrap-userns-restrict",
-        ],
-        () if is("kernel/unprivileged_userns_clone", "0") => {
-            &["user namespaces are switched off: sudo sysctl -w kernel.unprivileged_userns_clone=1"]
-        }
-        () if is("user/max_user_namespaces", "0") => {
-            &["user namespaces are switched off: sudo sysctl -w user.max_user_namespaces=15000"]
-        }
-        () if refused.iter().any(|word| complaint.contains(word)) => &[
-            "the kernel refuses new namespaces, as it does in most containers: run devo outside of the container, or",
-            "let the container make namespaces (docker run --security-opt seccomp=unconfined --security-opt",
-            "systempaths=unconfined …)",
-        ],
-        () => {
-            &["try `bwrap --unshare-all --ro-bind / / true`; if that fails too, bubblewrap is broken on this machine"]
-        }
-    };
-    lines.join("\n")
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
@@ -439,22 +413,5 @@ mod tests {
         let mut options = Options::default();
         sandbox.mask(&mut options).expect("plain paths");
         assert!(options.words.contains(&above.join("x/secret").display().to_string()), "{:?}", options.words);
-    }
-
-    #[test]
-    fn each_refusal_has_its_remedy() {
-        let apparmor =
-            remedy("setting up uid map: Permission denied", |name| name.contains("apparmor").then(|| "1\n".to_owned()));
-        assert!(apparmor.contains("apparmor_parser -r"), "{apparmor}");
-        let old = remedy("No permissions", |name| name.contains("userns_clone").then(|| "0\n".to_owned()));
-        assert!(old.contains("unprivileged_userns_clone=1"), "{old}");
-        assert!(remedy("Creating new namespace failed", |_| None).contains("container"));
-        assert!(remedy("?", |_| None).contains("broken"));
-    }
-
-    #[test]
-    fn versions_are_read() {
-        assert_eq!(parse_version("bubblewrap 0.11.0\n"), Some((0, 11)));
-        assert_eq!(parse_version("nonsense"), None);
     }
 }

@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::job::{Job, Place};
 use super::{
-    Command, Finished, OutputSink, Sandbox, SandboxError, Settings, passable, real_workspace, run, text, within,
+    Command, Finished, Network, OutputSink, Sandbox, SandboxError, Settings, passable, real_workspace, run, text,
+    within,
 };
 
 /// Runs commands as ordinary processes of the engine's user.
@@ -60,6 +61,13 @@ impl Sandbox for Host {
         output: &dyn OutputSink,
         cancel: &CancellationToken,
     ) -> Result<Finished, SandboxError> {
+        if let Network::Domains(_) = command.network {
+            return Err(SandboxError::Unavailable {
+                what: "the `host` sandbox cannot keep an allow-list of domains: its commands reach the whole network"
+                    .into(),
+                hint: "use `sandbox: {type: bubblewrap}`, or take `network` away from the step or repository".into(),
+            });
+        }
         passable("the script", command.script.len(), &[&command.script])?;
         let workspace = real_workspace(command)?;
         let refuse = |why| SandboxError::Path { path: command.dir.clone(), why };

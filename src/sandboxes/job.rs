@@ -37,6 +37,8 @@ pub(super) enum Place {
         /// Path in the sandbox and origin of files that are copied into it.
         files: Vec<(String, Origin)>,
         home: String,
+        /// The socket that waits for the port of a proxy, where the network is an allow-list.
+        handover: Option<String>,
     },
 }
 

@@ -12,14 +12,19 @@ mod capture;
 mod cgroup;
 pub mod docker;
 pub mod forward;
+mod handover;
 mod host;
+mod inner;
 mod job;
+mod landlock;
 pub mod proxy;
 mod run;
+mod seccomp;
 mod supervisor;
 mod tap;
 mod toolchains;
 mod tree;
+mod wicket;
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -37,6 +42,7 @@ pub use bubblewrap::Bubblewrap;
 pub use capture::Captured;
 pub use docker::Docker;
 pub use host::Host;
+pub use inner::{INNER_WORD, enter};
 pub use run::Supervisor;
 pub use supervisor::{SUPERVISOR_WORD, supervise};
 pub use toolchains::{Surroundings, Toolchains};
@@ -134,7 +140,7 @@ pub enum Network {
     None,
     /// These domains, through a proxy of ours; each refusal is told by [`OutputSink::note`].
     Domains(Arc<[Domain]>),
-    /// The host's network as it is, the host's loopback and abstract sockets included.
+    /// The host's network as it is, the host's loopback included, and where Linux is older than 6.12 its abstract sockets.
     Full,
 }
 

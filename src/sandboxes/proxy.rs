@@ -1,4 +1,5 @@
-//! The only way out of a sandbox whose network is an allow-list: an HTTP proxy of our own on a unix socket.
+//! The only way out of a sandbox whose network is an allow-list: an HTTP proxy of our own, on a unix socket or on a port
+//! that the sandbox hands over.
 //!
 //! It runs in the engine, tunnels (`CONNECT`) and passes plain HTTP on, and reaches nothing but what a living [`Grant`]
 //! covers. What it is asked comes from a hostile command: everything is bounded, nothing is followed, names are
@@ -16,7 +17,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hyper::StatusCode;
-use tokio::net::{TcpStream, UnixSocket};
+use tokio::net::{TcpListener, TcpStream, UnixSocket};
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
@@ -28,15 +30,17 @@ use crate::core::domain::Domain;
 pub const PORT: u16 = 3128;
 
 /// Connections of one proxy at once, tunnels included; more wait. Package managers open some dozens.
-const MOST_CONNECTIONS: usize = 128;
+const MOST_CONNECTIONS: usize = 64;
+/// The same of all proxies of this process: each takes two descriptors, of which a process has often no more than 1024.
+static ALL_CONNECTIONS: Semaphore = Semaphore::const_new(256);
 /// Refusals told per grant: who tries more hosts than this is not helped by a longer list.
 const MOST_TOLD: usize = 50;
 
-/// A proxy that listens. Dropped, it stops: connections are cut and the socket is removed.
+/// A proxy. Dropped, it stops: connections are cut and its socket is removed.
 #[derive(Debug)]
 pub struct Proxy {
     shared: Arc<Shared>,
-    socket: PathBuf,
+    socket: Option<PathBuf>,
 }
 
 /// What may be reached while this guard lives. Dropped, it allows nothing, and what it allowed is cut.
@@ -52,6 +56,8 @@ struct Shared {
     grants: Mutex<Vec<Arc<Granted>>>,
     /// Cancelled when the proxy is dropped.
     stop: CancellationToken,
+    /// One for each connection that there may be.
+    places: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -79,6 +85,13 @@ pub fn variables(direct: &[&str]) -> Vec<(String, String)> {
 }
 
 impl Proxy {
+    /// A proxy that listens nowhere yet.
+    pub(super) fn new() -> Self {
+        let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        let shared = Shared { grants: Mutex::default(), stop: CancellationToken::new(), places };
+        Self { shared: Arc::new(shared), socket: None }
+    }
+
     /// Listens on a new unix socket that only this user may connect to. To be called on a tokio runtime.
     ///
     /// # Errors
@@ -86,18 +99,18 @@ impl Proxy {
     pub fn listen(socket: &Path) -> io::Result<Self> {
         let unbound = UnixSocket::new_stream()?;
         unbound.bind(socket)?;
-        let shared = Arc::new(Shared { grants: Mutex::default(), stop: CancellationToken::new() });
         // From here on its drop removes the file.
-        let proxy = Self { shared, socket: socket.to_owned() };
+        let mut proxy = Self::new();
+        proxy.socket = Some(socket.to_owned());
         fs::set_permissions(socket, Permissions::from_mode(0o600))?;
         let listener = unbound.listen(MOST_CONNECTIONS as u32)?;
         tokio::spawn(serve::accept(listener, proxy.shared.clone()));
         Ok(proxy)
     }
 
-    /// Its socket.
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    /// Answers on this port too, which may be one of another network namespace.
+    pub(super) fn answer(&self, port: TcpListener) {
+        tokio::spawn(serve::accept(port, self.shared.clone()));
     }
 
     /// Lets these domains through until the guard is dropped. What several living grants allow adds up.
@@ -113,7 +126,9 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.stop.cancel();
-        let _ = fs::remove_file(&self.socket);
+        if let Some(socket) = &self.socket {
+            let _ = fs::remove_file(socket);
+        }
     }
 }
 

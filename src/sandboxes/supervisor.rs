@@ -11,6 +11,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, IsTerminal as _, Read as _, Seek as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, MemfdFlags, OFlags, fcntl_setfl, fstat, memfd_create, statvfs};
-use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+use rustix::io::{FdFlags, dup, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, WaitStatus, getpid, getrlimit, pidfd_open, set_child_subreaper, setrlimit,
     setsid,
@@ -26,6 +27,7 @@ use rustix::process::{
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::cgroup::Group;
+use super::inner::Entry;
 use super::job::{self, End, Job, Origin, Place, Report};
 use super::{Exit, LimitHit, Limits, tree};
 
@@ -110,7 +112,7 @@ struct Running {
     /// Readable once `main` is dead.
     ended: OwnedFd,
     status: Option<WaitStatus>,
-    /// Where `bwrap` says how far it came.
+    /// Where `bwrap` and [`super::inner`] say how far they came.
     progress: Option<File>,
     home: Option<tempfile::TempDir>,
     group: Option<Group>,
@@ -130,6 +132,7 @@ fn start(job: &Job) -> io::Result<Running> {
     let (progress, told) = io::pipe()?;
     // Open only in this function, and not closed on exec: `bwrap` reads them by number.
     let mut files = Vec::new();
+    let mut stdin = Stdio::null();
     let mut command = match &job.place {
         Place::Host { dir, .. } => {
             // Without it a set-user-id program would be beyond our kill.
@@ -140,7 +143,7 @@ fn start(job: &Job) -> io::Result<Running> {
             command.envs(job.env.iter().map(|(name, value)| (name, value)));
             command
         }
-        Place::Bubblewrap { program, options, files: contents, home } => {
+        Place::Bubblewrap { program, options, files: contents, home, handover } => {
             fcntl_setfd(&told, FdFlags::empty())?;
             let mut words = vec!["--json-status-fd".to_owned(), told.as_raw_fd().to_string()];
             for (path, origin) in contents {
@@ -164,10 +167,20 @@ fn start(job: &Job) -> io::Result<Running> {
             let words = inherited(memory_file(&words)?)?;
             let mut command = Command::new(program);
             command.current_dir("/").env_clear().arg("--args").arg(words.as_raw_fd().to_string());
-            // The limit on processes counts per user namespace: set within, so that the user's others do not count.
-            let limit = format!("ulimit -u {0} 2>/dev/null || ulimit -p {0} 2>/dev/null", job.limits.pids);
-            command.args(["--", "/bin/sh", "-c", &format!("{limit}; exec /bin/sh -c \"$1\""), "sh", &job.script]);
-            files.push(words);
+            // This program goes in as a descriptor: no mount, and it works when its file was replaced meanwhile.
+            let this = inherited(File::open("/proc/self/exe")?)?;
+            let told = dup(&told)?;
+            if let Some(handover) = handover {
+                stdin = Stdio::from(OwnedFd::from(UnixStream::connect(handover)?));
+            }
+            let entry = Entry {
+                told: told.as_raw_fd(),
+                pids: job.limits.pids,
+                proxied: handover.is_some(),
+                script: job.script.clone().into(),
+            };
+            command.arg("--").arg(format!("/proc/self/fd/{}", this.as_raw_fd())).args(entry.words());
+            files.extend([words, this, File::from(told)]);
             command
         }
     };
@@ -181,7 +194,7 @@ fn start(job: &Job) -> io::Result<Running> {
     }
     let score = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_else(|_| "0".to_owned());
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
-    let child = command.stdin(Stdio::null()).process_group(0).spawn();
+    let child = command.stdin(stdin).process_group(0).spawn();
     let _ = fs::write("/proc/self/oom_score_adj", score.trim());
     if let Some(group) = &group {
         group.leave();
@@ -252,14 +265,16 @@ impl Running {
         }
     }
 
-    /// How the command ended, which for `bwrap` only its own words tell from a sandbox that could not be made.
+    /// How the command ended, which in `bwrap` only the sandbox's words tell from one that could not be made.
     fn how(&mut self, status: WaitStatus) -> End {
         if let Some(signal) = status.terminating_signal() {
             return End::Signal(signal);
         }
-        let code = match &mut self.progress {
+        let code = match self.progress.as_mut().map(Progress::read) {
             None => status.exit_status(),
-            Some(progress) => exit_code(progress),
+            Some(Progress { refused: Some(why), .. }) => return End::NotStarted(why),
+            Some(Progress { entered: false, .. }) => None,
+            Some(Progress { exit_code, .. }) => exit_code,
         };
         match code.map(Exit::from_code) {
             Some(Exit::Signal(signal)) => End::Signal(signal),
@@ -271,16 +286,33 @@ impl Running {
 
 const SIGXFSZ: i32 = 25;
 
-/// The `exit-code` of `bwrap`'s status lines: there is one only if the command was started.
-fn exit_code(progress: &mut File) -> Option<i32> {
-    fcntl_setfl(&*progress, OFlags::NONBLOCK).ok()?;
-    let mut text = Vec::new();
-    // An error here is "would block": someone still holds the pipe, and what was written has been read.
-    let _ = progress.take(1 << 16).read_to_end(&mut text);
-    String::from_utf8_lossy(&text).lines().find_map(|line| {
-        let line: serde_json::Value = serde_json::from_str(line).ok()?;
-        i32::try_from(line.get("exit-code")?.as_i64()?).ok()
-    })
+/// How far a sandbox came, line by line; both its parts leave out what is not theirs.
+#[derive(Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+struct Progress {
+    /// The inner wall stands: what comes next is the command.
+    entered: bool,
+    /// Why it does not.
+    refused: Option<String>,
+    /// Of the first process, as `bwrap` saw it.
+    exit_code: Option<i32>,
+}
+
+impl Progress {
+    fn read(from: &mut File) -> Self {
+        let mut text = Vec::new();
+        if fcntl_setfl(&*from, OFlags::NONBLOCK).is_ok() {
+            // An error here is "would block": someone still holds the pipe, and what was written has been read.
+            let _ = from.take(1 << 16).read_to_end(&mut text);
+        }
+        let text = String::from_utf8_lossy(&text);
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Self>(line).ok());
+        lines.fold(Self::default(), |before, line| Self {
+            entered: before.entered || line.entered,
+            refused: before.refused.or(line.refused),
+            exit_code: before.exit_code.or(line.exit_code),
+        })
+    }
 }
 
 /// A file in memory, at its beginning.
@@ -304,7 +336,7 @@ fn lower_limits(limits: &Limits) -> io::Result<()> {
     lower(Resource::Fsize, limits.file_bytes)
 }
 
-fn lower(resource: Resource, value: u64) -> io::Result<()> {
+pub(super) fn lower(resource: Resource, value: u64) -> io::Result<()> {
     let value = getrlimit(resource).maximum.map_or(value, |most| most.min(value));
     Ok(setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })?)
 }
@@ -334,15 +366,17 @@ mod tests {
 
     #[test]
     fn a_sandbox_that_never_started_its_command_has_no_exit_code() {
-        for (text, wanted) in [
-            ("{ \"child-pid\": 9, \"net-namespace\": 4 }\n{ \"exit-code\": 7 }\n", Some(7)),
-            ("{ \"child-pid\": 9 }\n", None),
-            ("", None),
-            ("nonsense\n{\"exit-code\": \"x\"}", None),
+        for (text, entered, refused, exit_code) in [
+            ("{ \"child-pid\": 9 }\n{\"entered\":true}\n{ \"exit-code\": 7 }\n", true, None, Some(7)),
+            ("{ \"child-pid\": 9 }\n{ \"exit-code\": 1 }\n", false, None, Some(1)),
+            ("{\"entered\":true}\n{\"refused\":\"no shell\"}\n", true, Some("no shell"), None),
+            ("", false, None, None),
+            ("nonsense\n{\"exit-code\": \"x\"}", false, None, None),
         ] {
             let (reader, mut writer) = io::pipe().expect("a pipe");
             writer.write_all(text.as_bytes()).expect("room in the pipe");
-            assert_eq!(exit_code(&mut File::from(OwnedFd::from(reader))), wanted);
+            let wanted = Progress { entered, refused: refused.map(str::to_owned), exit_code };
+            assert_eq!(Progress::read(&mut File::from(OwnedFd::from(reader))), wanted);
         }
     }
 

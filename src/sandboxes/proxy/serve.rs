@@ -18,12 +18,12 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
 use tokio::time::sleep;
 
 use super::target::Target;
-use super::{Failed, MOST_CONNECTIONS, Shared};
+use super::{ALL_CONNECTIONS, Failed, Shared};
 
 /// A request's head, in bytes: a large cookie and a long URL fit.
 const LARGEST_HEAD: usize = 64 << 10;
@@ -41,15 +41,52 @@ fn empty(text: String) -> Body {
     Full::new(Bytes::from(text)).map_err(|never: Infallible| match never {}).boxed()
 }
 
+/// What a connection holds until it, and the tunnel that it became, is over.
+struct Place {
+    _own: OwnedSemaphorePermit,
+    _of_all: SemaphorePermit<'static>,
+}
+
+/// A client's end.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
+
+/// Where clients connect.
+pub(super) trait Listener: Send + 'static {
+    type Stream: Stream;
+
+    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        let (stream, _) = self.accept().await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
 /// Serves until the proxy stops.
-pub(super) async fn accept(listener: UnixListener, shared: Arc<Shared>) {
-    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+pub(super) async fn accept(listener: impl Listener, shared: Arc<Shared>) {
     let stop = shared.stop.clone();
     let serve_all = async {
         loop {
-            let Ok(place) = places.clone().acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((stream, _)) => drop(tokio::spawn(serve(stream, shared.clone(), Arc::new(place)))),
+            let Ok(own) = shared.places.clone().acquire_owned().await else { return };
+            let Ok(of_all) = ALL_CONNECTIONS.acquire().await else { return };
+            let place = Place { _own: own, _of_all: of_all };
+            match listener.next().await {
+                Ok(stream) => drop(tokio::spawn(serve(stream, shared.clone(), Arc::new(place)))),
                 // Out of descriptors, most likely: some connection has to end first.
                 Err(_) => sleep(Duration::from_millis(100)).await,
             }
@@ -61,11 +98,11 @@ pub(super) async fn accept(listener: UnixListener, shared: Arc<Shared>) {
     }
 }
 
-async fn serve(stream: UnixStream, shared: Arc<Shared>, place: Arc<OwnedSemaphorePermit>) {
+async fn serve<S: Stream>(stream: S, shared: Arc<Shared>, place: Arc<Place>) {
     let stop = shared.stop.clone();
     let service = service_fn(|request| {
         let (shared, place) = (shared.clone(), place.clone());
-        async move { Ok::<_, Infallible>(answer(request, &shared, place).await) }
+        async move { Ok::<_, Infallible>(answer::<S>(request, &shared, place).await) }
     });
     let mut server = hyper::server::conn::http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
@@ -77,9 +114,9 @@ async fn serve(stream: UnixStream, shared: Arc<Shared>, place: Arc<OwnedSemaphor
     }
 }
 
-async fn answer(request: Request<Incoming>, shared: &Shared, place: Arc<OwnedSemaphorePermit>) -> Response<Body> {
+async fn answer<S: Stream>(request: Request<Incoming>, shared: &Shared, place: Arc<Place>) -> Response<Body> {
     let answered = match *request.method() {
-        Method::CONNECT => tunnel(request, shared, place).await,
+        Method::CONNECT => tunnel::<S>(request, shared, place).await,
         _ => pass_on(request, shared, place).await,
     };
     answered.unwrap_or_else(|failed| {
@@ -92,17 +129,17 @@ async fn answer(request: Request<Incoming>, shared: &Shared, place: Arc<OwnedSem
     })
 }
 
-async fn tunnel(
+async fn tunnel<S: Stream>(
     request: Request<Incoming>,
     shared: &Shared,
-    place: Arc<OwnedSemaphorePermit>,
+    place: Arc<Place>,
 ) -> Result<Response<Body>, Failed> {
     let target = Target::of(request.uri(), None).map_err(Failed::bad)?;
     agrees(request.headers(), &target, None)?;
     let (there, end) = shared.connect(&target).await?;
     tokio::spawn(async move {
         let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
-        let Ok(parts) = upgraded.downcast::<TokioIo<UnixStream>>() else { return };
+        let Ok(parts) = upgraded.downcast::<TokioIo<S>>() else { return };
         tokio::select! {
             _ = copy(parts.io.into_inner(), &parts.read_buf, there) => {}
             () = end.cancelled() => {}
@@ -113,10 +150,10 @@ async fn tunnel(
 }
 
 /// Copies both ways until both have ended, one has failed, or nothing moves any more.
-async fn copy(here: UnixStream, first: &[u8], mut there: TcpStream) -> io::Result<()> {
+async fn copy(here: impl AsyncRead + AsyncWrite, first: &[u8], mut there: TcpStream) -> io::Result<()> {
     there.write_all(first).await?;
     let moved = AtomicU64::new(0);
-    let (from_here, to_here) = here.into_split();
+    let (from_here, to_here) = tokio::io::split(here);
     let (from_there, to_there) = there.into_split();
     let both = async {
         tokio::try_join!(pump(from_here, to_there, &moved), pump(from_there, to_here, &moved)).map(|((), ())| ())
@@ -150,11 +187,7 @@ async fn idle(moved: &AtomicU64) {
     }
 }
 
-async fn pass_on(
-    mut request: Request<Incoming>,
-    shared: &Shared,
-    place: Arc<OwnedSemaphorePermit>,
-) -> Result<Response<Body>, Failed> {
+async fn pass_on(mut request: Request<Incoming>, shared: &Shared, place: Arc<Place>) -> Result<Response<Body>, Failed> {
     if request.uri().scheme_str().is_none() {
         return Err(Failed::bad("this is a proxy: it takes whole URLs, or CONNECT"));
     }

@@ -1,5 +1,5 @@
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, UnixStream};
+use tokio::net::UnixStream;
 
 use super::serve::MOST_HEADERS;
 use super::*;
@@ -7,13 +7,15 @@ use super::*;
 /// A proxy in a folder of its own.
 struct Place {
     _folder: tempfile::TempDir,
+    socket: PathBuf,
     proxy: Proxy,
 }
 
 fn place() -> Place {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let proxy = Proxy::listen(&folder.path().join("proxy")).expect("a free path");
-    Place { _folder: folder, proxy }
+    let socket = folder.path().join("proxy");
+    let proxy = Proxy::listen(&socket).expect("a free path");
+    Place { _folder: folder, socket, proxy }
 }
 
 impl Place {
@@ -22,7 +24,7 @@ impl Place {
     }
 
     async fn connect(&self) -> UnixStream {
-        UnixStream::connect(self.proxy.socket()).await.expect("it listens")
+        UnixStream::connect(&self.socket).await.expect("it listens")
     }
 
     /// Sends this, and nothing more, and reads to the end.
@@ -224,7 +226,7 @@ async fn a_dropped_grant_cuts_what_it_allowed_and_no_other() {
 async fn a_dropped_proxy_leaves_nothing() {
     let (place, echo) = (place(), echo().await);
     let _grant = place.grant(&[&echo]);
-    let socket = place.proxy.socket().to_owned();
+    let socket = place.socket.clone();
     assert_eq!(fs::metadata(&socket).expect("it is there").permissions().mode() & 0o777, 0o600);
     assert!(Proxy::listen(&socket).is_err(), "one path, one proxy");
     let mut tunnel = place.tunnel(&echo).await.expect("it is listed");
@@ -332,7 +334,7 @@ async fn a_loopback_port_leads_to_the_proxy() {
     let _grant = place.grant(&[&echo, &web]);
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
-    let socket = place.proxy.socket().to_owned();
+    let socket = place.socket.clone();
     // Ends with the test's process, as in a sandbox.
     std::thread::spawn(move || super::super::forward::run(&listener, &socket));
     for _ in 0..200 {
