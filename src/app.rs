@@ -1,6 +1,7 @@
 //! The composition root: settings → home → journal → engine, and what the frontends may ask for.
 
 mod access;
+mod base_files;
 mod checks;
 pub mod demo;
 mod desk;
@@ -164,8 +165,8 @@ impl App {
         Ok(HomeLock::take(&self.home, about)?)
     }
 
-    /// Takes the home's lock and makes its engine. `about` is what a second one is told.
-    pub fn engine(&self, about: &str) -> Result<Owned, Error> {
+    /// Takes the home's lock, sweeps what a killed engine left, and makes the engine. `about` is what a second one is told.
+    pub async fn engine(&self, about: &str) -> Result<Owned, Error> {
         let lock = HomeLock::take(&self.home, about)?;
         let path = self.home.join("state.db");
         if path.metadata().is_ok_and(|meta| meta.len() <= CHECKED_AT_START) {
@@ -179,6 +180,7 @@ impl App {
                 tracing::warn!(%error, "cannot remove {}", path.display());
             }
         }
+        self.shop.sweep().await;
         let engine = Engine::new(self.journal.clone(), self.home.clone(), self.shop.clone(), self.clock);
         Ok(Owned { engine, lock })
     }

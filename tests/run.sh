@@ -9,7 +9,7 @@ say() { printf '\n== %s\n' "$*"; }
 
 say "what the tests need"
 missing=()
-for pair in git:git bwrap:bubblewrap cc:gcc python3:python3; do
+for pair in git:git bwrap:bubblewrap cc:gcc python3:python3 dockerd:docker.io iptables:iptables busybox:busybox-static; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
 # Not on an ordinary user's PATH.
@@ -21,6 +21,39 @@ if [ "${#missing[@]}" -gt 0 ]; then
 fi
 git --version
 bwrap --version
+
+say "a docker daemon"
+docker_answers() {
+    python3 - "${DOCKER_HOST:-unix:///var/run/docker.sock}" 2>/dev/null <<'PING'
+import socket, sys
+daemon = socket.socket(socket.AF_UNIX)
+daemon.settimeout(5)
+daemon.connect(sys.argv[1].removeprefix("unix://"))
+daemon.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+sys.exit(b" 200 " not in daemon.recv(100))
+PING
+}
+if ! docker_answers; then
+    if ! grep -q ' cgroup2\? ' /proc/mounts; then
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends cgroupfs-mount
+        as_root cgroupfs-mount
+    fi
+    scratch=$(mktemp -d)
+    # Only one that is started here is stopped here.
+    stop_docker() {
+        as_root sh -c "test ! -s $scratch/pid || kill \"\$(cat $scratch/pid)\"" || true
+        wait || true
+        rm -rf "$scratch"
+    }
+    trap stop_docker EXIT
+    as_root dockerd --group "$(id -gn)" --pidfile "$scratch/pid" >"$scratch/log" 2>&1 &
+    for _ in $(seq 120); do
+        docker_answers && break
+        sleep 0.5
+    done
+    docker_answers || { echo "the docker daemon does not start, or this user may not use it:"; tail -n 30 "$scratch/log"; exit 1; }
+fi
+echo "it answers"
 
 say "format"
 cargo fmt --check

@@ -17,6 +17,11 @@ use devo::sandboxes::{
 };
 use tokio_util::sync::CancellationToken;
 
+#[path = "sandboxes/network.rs"]
+mod network;
+#[path = "sandboxes/walls.rs"]
+mod walls;
+
 /// Far beyond what anything here needs: what waits for longer hangs.
 const HANGS: Duration = Duration::from_secs(60);
 /// The promise: after the death of the engine nothing lives longer.
@@ -781,5 +786,14 @@ async fn normal_user() {
         survives_a_fork_bomb(sandbox).await;
         limits_memory(sandbox).await;
         eprintln!("{name} as a normal user: all held");
+    }
+    // Each brings a runtime of its own.
+    let others: [fn(); 3] = [
+        walls::calls_that_no_test_suite_makes_are_denied,
+        walls::a_command_reaches_its_own_processes_and_no_other,
+        network::what_is_listed_is_reached_and_nothing_else,
+    ];
+    for other in others {
+        std::thread::spawn(other).join().expect("it holds for a normal user too");
     }
 }

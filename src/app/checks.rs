@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::core::failure::Failure;
 use crate::engine::Clock;
 use crate::journal::{Durability, MemoryJournal, SqliteJournal};
+use crate::sandboxes::docker;
 use crate::secrets::Masker;
 
 /// The oldest git that has everything that is used.
@@ -154,10 +155,17 @@ async fn configured(home: &Path, config: Config) -> Vec<Check> {
     let names = shop.config.repos.keys().map(|name| Some(name.as_str()));
     let mut tried = Vec::new();
     for repo in std::iter::once(None).chain(names) {
-        let name = shop.sandbox_name(repo);
-        if !tried.contains(&name) {
-            tried.push(name);
-            found.push(sandbox(&shop, name, repo).await);
+        let (settings, name) = shop.sandbox_of(repo);
+        // Several containers are several things that can be wrong; the others are the same for everybody.
+        let what = (name, settings.image.clone(), settings.runtime.clone());
+        if !tried.contains(&what) {
+            let first = !tried.iter().any(|(known, ..)| *known == name);
+            let id = match repo.filter(|_| !first) {
+                Some(repo) => format!("sandbox.{name}.{repo}"),
+                None => format!("sandbox.{name}"),
+            };
+            tried.push(what);
+            found.push(sandbox(&shop, &id, name, repo).await);
         }
     }
     found
@@ -173,17 +181,28 @@ fn broken(id: &str, failure: Failure) -> Check {
 }
 
 /// A real try: that the program is there says nothing about what the kernel allows.
-async fn sandbox(shop: &Shop, name: &'static str, repo: Option<&str>) -> Check {
-    let id = format!("sandbox.{name}");
-    let sandbox = match shop.sandbox(name, repo) {
+async fn sandbox(shop: &Shop, id: &str, name: &'static str, repo: Option<&str>) -> Check {
+    let sandbox = match shop.sandbox(name, repo, None) {
         Ok(sandbox) => sandbox,
-        Err(failure) => return broken(&id, failure),
+        Err(failure) => return broken(id, failure),
     };
+    let image = shop.sandbox_of(repo).0.image.as_ref();
     match sandbox.probe().await {
-        Ok(()) if sandbox.isolates() => Check::new(&id, Level::Ok, "commands can be confined"),
-        Ok(()) => Check::new(&id, Level::Warning, "commands are not confined: devo.yaml chose the host")
+        Ok(())
+            if let Some(image) = image
+                && !docker::has_image(image).await.unwrap_or(true) =>
+        {
+            let message =
+                format!("the daemon answers; it does not have the image `{image}` yet, and the first run pulls it");
+            Check::new(id, Level::Warning, message).fix(format!("docker pull {image}"))
+        }
+        Ok(()) if name == "docker" && image.is_none() => {
+            Check::new(id, Level::Ok, "the daemon answers; the first run builds or pulls what the repository says")
+        }
+        Ok(()) if sandbox.isolates() => Check::new(id, Level::Ok, "commands can be confined"),
+        Ok(()) => Check::new(id, Level::Warning, "commands are not confined: devo.yaml chose the host")
             .fix("set `sandbox: {type: bubblewrap}` in devo.yaml"),
-        Err(error) => broken(&id, crate::steps::sandbox_failure(&error)),
+        Err(error) => broken(id, crate::steps::sandbox_failure(&error)),
     }
 }
 

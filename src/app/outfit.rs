@@ -1,18 +1,20 @@
 //! What a run works with, put together from settings: repository, sandbox, models, prompts, steps. Secrets are read here and
 //! handed to whoever sends them; they go nowhere else.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::access;
+use super::base_files::BaseFiles;
 use crate::agent::talk::Store;
 use crate::config::{self, Config, SandboxType};
 use crate::core::event::{CassetteUse, RunSpec};
 use crate::core::failure::Failure;
-use crate::core::id::StepId;
+use crate::core::id::{RunId, StepId};
 use crate::core::time::Timestamp;
 use crate::engine::{Caps, Clock, Outfitter, Prepared, PreparedStep};
 use crate::journal::Journal;
@@ -22,6 +24,7 @@ use crate::providers::cassette::{Cassette, Recording};
 use crate::providers::client::http_transport;
 use crate::providers::endpoint::Endpoint;
 use crate::providers::{Client, ModelTable, Transport, provider};
+use crate::sandboxes::docker::{self, Described};
 use crate::sandboxes::{self, Sandbox, SandboxKind, Settings as SandboxSettings, Supervisor, Surroundings};
 use crate::secrets::Masker;
 use crate::steps::models::Clients;
@@ -29,6 +32,14 @@ use crate::steps::repo::Repo;
 use crate::steps::{Equipment, kind};
 use crate::workspace::{Author, Git, LinkTemplate, Remote, store_key};
 use crate::yaml;
+
+/// A start waits no longer for a docker daemon.
+const SWEEP_WITHIN: Duration = Duration::from_secs(10);
+
+/// What the labels of this home's containers say.
+fn home_label(home: &Path) -> String {
+    home.canonicalize().unwrap_or_else(|_| home.to_owned()).display().to_string()
+}
 
 /// Which step types call which role's model.
 const CALLS: &[(&str, &str)] = &[("plan", "planner"), ("execute-loop", "executor")];
@@ -138,8 +149,9 @@ impl Shop {
         self.sandbox_of(repo).1
     }
 
-    /// The sandbox of a run: the one that it was accepted with, so that a resumed run is never less confined.
-    pub fn sandbox(&self, name: &str, repo: Option<&str>) -> Result<Arc<dyn Sandbox>, Failure> {
+    /// The sandbox of a run: the one that it was accepted with, so that a resumed run is never less confined. Without a
+    /// run it is one to try.
+    pub fn sandbox(&self, name: &str, repo: Option<&str>, run: Option<RunId>) -> Result<Arc<dyn Sandbox>, Failure> {
         let (settings, configured) = self.sandbox_of(repo);
         let kind: SandboxKind = name.parse().map_err(|error| crate::steps::sandbox_failure(&error))?;
         let mut own = SandboxSettings::new(Supervisor::this_program(), &Surroundings::from_env());
@@ -148,7 +160,79 @@ impl Shop {
         if settings.kind == SandboxType::Host && configured == name {
             own.host_allowed = Some("devo.yaml says `sandbox: {type: host}`".to_owned());
         }
+        if kind == SandboxKind::Docker {
+            let repo = repo.map(|name| self.repo(name)).transpose()?;
+            own.docker = self.container(settings, repo, run);
+        }
         sandboxes::open(kind, &own).map_err(|error| crate::steps::sandbox_failure(&error))
+    }
+
+    /// How containers of a run are made; none if devo.yaml does not say any more what they are.
+    fn container(
+        &self,
+        settings: &config::Sandbox,
+        repo: Option<Repo>,
+        run: Option<RunId>,
+    ) -> Option<docker::Settings> {
+        let described = match settings {
+            config::Sandbox { image: Some(image), .. } => Described::Image(image.clone()),
+            config::Sandbox { dockerfile: Some(dockerfile), context, .. } => Described::Build(docker::Build {
+                context: context.clone().unwrap_or_default(),
+                dockerfile: dockerfile.clone(),
+                target: None,
+                args: BTreeMap::new(),
+            }),
+            config::Sandbox { devcontainer: Some(file), .. } => Described::Devcontainer(file.clone()),
+            config::Sandbox { compose: Some(file), service, .. } => Described::Compose(file.clone(), service.clone()),
+            _ => return None,
+        };
+        let run = run.map_or_else(|| format!("trial-{}", std::process::id()), |run| run.to_string());
+        let run_dir = self.home.join("runs").join(&run);
+        Some(docker::Settings {
+            home: home_label(&self.home),
+            described,
+            logs: run_dir.join("logs").join("services"),
+            source: Arc::new(BaseFiles::new(repo, run_dir)),
+            yaml: Arc::new(|file, bytes| match yaml::parse_foreign(file, bytes) {
+                Ok(document) => Ok(document.root.to_json()),
+                Err(wrong) => Err(yaml::render(&wrong, &String::from_utf8_lossy(bytes), false)),
+            }),
+            masker: self.masker.clone(),
+            writable: settings.writable,
+            runtime: settings.runtime.clone(),
+            cpus: settings.limits.cpus,
+            run,
+        })
+    }
+
+    /// What one command of a run may use.
+    fn limits(&self, repo: Option<&str>) -> sandboxes::Limits {
+        const MIB: u64 = 1 << 20;
+        let given = self.sandbox_of(repo).0.limits;
+        let usual = sandboxes::Limits::default();
+        sandboxes::Limits {
+            memory_bytes: given.memory_mib.map_or(usual.memory_bytes, |mib| mib * MIB),
+            pids: given.pids.unwrap_or(usual.pids),
+            disk_free_bytes: given.disk_free_mib.map_or(usual.disk_free_bytes, |mib| mib * MIB),
+            ..usual
+        }
+    }
+
+    /// Removes the containers and networks that engines left which were killed. Quick, and silent where docker is not
+    /// configured; to be called by whoever owns the home, before it drives a run.
+    pub async fn sweep(&self) {
+        let repos = self.config.repos.values().filter_map(|repo| repo.sandbox.as_ref());
+        if !repos.chain([&self.config.sandbox]).any(|sandbox| sandbox.kind == SandboxType::Docker) {
+            return;
+        }
+        let home = home_label(&self.home);
+        match tokio::time::timeout(SWEEP_WITHIN, docker::sweep(&home, &|_| false)).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(count)) => tracing::info!("removed {count} containers and networks that an earlier engine left"),
+            // Who needs the daemon is told then, with the remedy.
+            Ok(Err(error)) => tracing::debug!("nothing was swept: {error}"),
+            Err(_) => tracing::warn!("the docker daemon does not answer; what earlier runs left in it was not removed"),
+        }
     }
 
     /// A role's model over the network, or over a cassette.
@@ -210,7 +294,8 @@ impl Shop {
         let repo = spec.repo.as_deref().map(|name| self.repo(name)).transpose()?;
         Ok(Equipment {
             masker: self.masker.clone(),
-            sandbox: self.sandbox(&spec.sandbox, spec.repo.as_deref())?,
+            sandbox: self.sandbox(&spec.sandbox, spec.repo.as_deref(), Some(spec.task_id))?,
+            limits: self.limits(spec.repo.as_deref()),
             repo,
             clients,
             prompts: Prompts::of_home(&self.home),
@@ -256,7 +341,7 @@ impl Outfitter for Shop {
     }
 
     fn sandbox(&self, spec: &RunSpec) -> Option<Result<Arc<dyn Sandbox>, Failure>> {
-        Some(Shop::sandbox(self, &spec.sandbox, spec.repo.as_deref()))
+        Some(Shop::sandbox(self, &spec.sandbox, spec.repo.as_deref(), Some(spec.task_id)))
     }
 
     fn caps(&self) -> Caps {

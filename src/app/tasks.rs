@@ -57,7 +57,7 @@ impl App {
             repo,
         };
         self.check_models(&spec, &pipeline)?;
-        let sandbox = self.shop.sandbox(&spec.sandbox, spec.repo.as_deref())?;
+        let sandbox = self.shop.sandbox(&spec.sandbox, spec.repo.as_deref(), None)?;
         sandbox.probe().await.map_err(|error| Error::from(crate::steps::sandbox_failure(&error)))?;
         Ok(spec)
     }

@@ -6,24 +6,23 @@
 //! is none but a port on the loopback that our proxy answers. When the first process ends the kernel kills the rest.
 //! Unknown here: git, secrets, steps.
 
+mod remedy;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use super::job::{Job, Origin, Place};
-use super::proxy::{self, Grant, Proxy};
 use super::toolchains::SYSTEM;
+use super::wicket::Wicket;
 use super::{
-    Command, Exit, Finished, Network, OutputSink, Sandbox, SandboxError, Settings, WORKSPACE, handover, landlock,
-    passable, real_workspace, run, text, within,
+    Command, Exit, Finished, Network, OutputSink, Sandbox, SandboxError, Settings, WORKSPACE, landlock, passable,
+    real_workspace, run, text, within,
 };
-use crate::core::domain::Domain;
 
 /// HOME of every command.
 pub(super) const HOME: &str = "/home/run";
@@ -73,7 +72,7 @@ impl Bubblewrap {
                 hint: "apt install bubblewrap (or dnf, pacman, zypper, apk: the package has the same name)".into(),
             }
         })?;
-        let (major, minor) = version(&program)?;
+        let (major, minor) = remedy::version(&program)?;
         if (major, minor) < OLDEST {
             return Err(SandboxError::Unavailable {
                 what: format!("bubblewrap {major}.{minor} is too old"),
@@ -224,7 +223,7 @@ impl Sandbox for Bubblewrap {
         };
         let setting = |name: &str| fs::read_to_string(Path::new("/proc/sys").join(name)).ok();
         Err(SandboxError::Unavailable {
-            hint: remedy(&failed, setting),
+            hint: remedy::remedy(&failed, setting),
             what: format!("bubblewrap does not work here: {failed}"),
         })
     }
@@ -259,52 +258,6 @@ impl Sandbox for Bubblewrap {
             Network::None | Network::Full => {
                 run::run(&self.settings.supervisor, &job, command, unprotected, output, cancel).await
             }
-        }
-    }
-}
-
-/// The one way out of a command whose network is an allow-list.
-struct Wicket {
-    grant: Grant,
-    proxy: Proxy,
-    handover: UnixListener,
-    /// Holds the socket, for our user alone.
-    _folder: tempfile::TempDir,
-}
-
-impl Wicket {
-    /// Makes it, and tells the job.
-    fn open(domains: Arc<[Domain]>, job: &mut Job) -> Result<Self, SandboxError> {
-        let cannot =
-            |error: std::io::Error| SandboxError::Setup { message: format!("no proxy for its network: {error}") };
-        let folder = tempfile::Builder::new().prefix("devo-net-").tempdir().map_err(cannot)?;
-        let socket = folder.path().join("port");
-        let handover = UnixListener::bind(&socket).map_err(cannot)?;
-        if let Place::Bubblewrap { handover, .. } = &mut job.place {
-            *handover = Some(text(&socket)?);
-        }
-        let missing = proxy::variables(&[]).into_iter().filter(|(name, _)| !job.env.iter().any(|(own, _)| own == name));
-        let missing: Vec<_> = missing.collect();
-        job.env.extend(missing);
-        let proxy = Proxy::new();
-        Ok(Self { grant: proxy.grant(domains), proxy, handover, _folder: folder })
-    }
-
-    /// Does the work with the proxy at its side.
-    async fn watch<T>(self, output: &dyn OutputSink, work: impl Future<Output = T>) -> T {
-        let Self { mut grant, proxy, handover, _folder } = self;
-        let answer = async move {
-            // If it fails the sandbox hears of it, refuses, and says so.
-            if let Ok(port) = handover::take(&handover).await {
-                proxy.answer(port);
-            }
-            // As long as the work goes on the proxy lives.
-            let _proxy = proxy;
-            std::future::pending::<T>().await
-        };
-        tokio::select! {
-            done = grant.tell(output, work) => done,
-            never = answer => never,
         }
     }
 }
@@ -398,50 +351,6 @@ fn readable(settings: &Settings, path: &Path) -> Result<PathBuf, SandboxError> {
     }
 }
 
-/// Asks the program for its version.
-fn version(program: &Path) -> Result<(u32, u32), SandboxError> {
-    let output = std::process::Command::new(program).arg("--version").env_clear().current_dir("/").output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    parse_version(&text).ok_or_else(|| SandboxError::Unavailable {
-        what: format!("`{} --version` does not say its version", program.display()),
-        hint: "reinstall the package bubblewrap".into(),
-    })
-}
-
-fn parse_version(text: &str) -> Option<(u32, u32)> {
-    let mut numbers = text.split_whitespace().next_back()?.split('.');
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
-/// What mends a sandbox that complained so; `setting` reads a kernel setting.
-fn remedy(complaint: &str, setting: impl Fn(&str) -> Option<String>) -> String {
-    let is = |name, value| setting(name).is_some_and(|found| found.trim() == value);
-    let refused = ["uid map", "RTM_NEWADDR", "namespace", "Operation not permitted", "Permission denied"];
-    let lines: &[&str] = match () {
-        () if is("kernel/apparmor_restrict_unprivileged_userns", "1") => &[
-            "this system lets only known programs make user namespaces; load the profile that it ships for bubblewrap:",
-            "  sudo apt install apparmor-profiles",
-            "  sudo cp /usr/share/apparmor/extra-profiles/bwrap-userns-restrict /etc/apparmor.d/",
-            "  sudo apparmor_parser -r /etc/apparmor.d/bwrap-userns-restrict",
-        ],
-        () if is("kernel/unprivileged_userns_clone", "0") => {
-            &["user namespaces are switched off: sudo sysctl -w kernel.unprivileged_userns_clone=1"]
-        }
-        () if is("user/max_user_namespaces", "0") => {
-            &["user namespaces are switched off: sudo sysctl -w user.max_user_namespaces=15000"]
-        }
-        () if refused.iter().any(|word| complaint.contains(word)) => &[
-            "the kernel refuses new namespaces, as it does in most containers: run devo outside of the container, or",
-            "let the container make namespaces (docker run --security-opt seccomp=unconfined --security-opt",
-            "systempaths=unconfined …)",
-        ],
-        () => {
-            &["try `bwrap --unshare-all --ro-bind / / true`; if that fails too, bubblewrap is broken on this machine"]
-        }
-    };
-    lines.join("\n")
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
@@ -504,22 +413,5 @@ mod tests {
         let mut options = Options::default();
         sandbox.mask(&mut options).expect("plain paths");
         assert!(options.words.contains(&above.join("x/secret").display().to_string()), "{:?}", options.words);
-    }
-
-    #[test]
-    fn each_refusal_has_its_remedy() {
-        let apparmor =
-            remedy("setting up uid map: Permission denied", |name| name.contains("apparmor").then(|| "1\n".to_owned()));
-        assert!(apparmor.contains("apparmor_parser -r"), "{apparmor}");
-        let old = remedy("No permissions", |name| name.contains("userns_clone").then(|| "0\n".to_owned()));
-        assert!(old.contains("unprivileged_userns_clone=1"), "{old}");
-        assert!(remedy("Creating new namespace failed", |_| None).contains("container"));
-        assert!(remedy("?", |_| None).contains("broken"));
-    }
-
-    #[test]
-    fn versions_are_read() {
-        assert_eq!(parse_version("bubblewrap 0.11.0\n"), Some((0, 11)));
-        assert_eq!(parse_version("nonsense"), None);
     }
 }

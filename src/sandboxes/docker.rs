@@ -54,6 +54,14 @@ pub use init::{INIT_WORD, init};
 pub use sweep::sweep;
 pub use unfit::{Problem, Unfit};
 
+/// Whether the daemon has an image already.
+///
+/// # Errors
+/// [`SandboxError::Unavailable`] if it cannot be asked, with the remedy.
+pub async fn has_image(name: &str) -> Result<bool, SandboxError> {
+    Ok(image::find(&daemon::connect().await?.docker, name).await?.is_some())
+}
+
 /// The label that names the home whose engine made an object; sweeping looks for it.
 pub const HOME_LABEL: &str = "dev.devo.home";
 /// The label that names the run that an object belongs to.
@@ -176,14 +184,6 @@ impl Docker {
     pub fn new(settings: &super::Settings, own: &Settings) -> Self {
         let (settings, own) = (settings.clone(), own.clone());
         Self { settings, own, prepared: Mutex::default(), lanes: Lanes::new(), scopes: Scopes::default() }
-    }
-
-    /// Whether the daemon is there and can be used.
-    ///
-    /// # Errors
-    /// [`SandboxError::Unavailable`], with the remedy.
-    pub async fn reach() -> Result<(), SandboxError> {
-        daemon::connect().await.map(drop)
     }
 
     /// The daemon, the image and all that; commands that come meanwhile wait for the first.
@@ -377,7 +377,14 @@ impl Sandbox for Docker {
         rustix::process::geteuid().is_root().then(|| as_root.to_owned()).into_iter().collect()
     }
 
+    /// Runs `true` where the image is there. Whatever must be pulled or built first is left to the first command, which
+    /// can tell its progress; then only the daemon is tried.
     async fn probe(&self) -> Result<(), SandboxError> {
+        let daemon = daemon::connect().await?;
+        match &self.own.described {
+            Described::Image(name) if image::find(&daemon.docker, name).await?.is_some() => {}
+            _ => return Ok(()),
+        }
         let folder = tempfile::tempdir().map_err(|error| SandboxError::Setup { message: error.to_string() })?;
         let mut command = Command { timeout: Some(Duration::from_secs(30)), ..Command::new("true", folder.path()) };
         command.scope = PROBE.to_owned();

@@ -16,8 +16,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::proxy;
 
-/// Connections at once; more wait. Fewer than the proxy takes, so that no connect to it ever waits.
-const MOST_CONNECTIONS: usize = 96;
+/// Connections at once; more wait. As many as the proxy serves, which as many again may wait for: no connect blocks.
+const MOST_CONNECTIONS: usize = 64;
 /// What is held of one direction of a connection, in bytes.
 const HELD: usize = 32 << 10;
 

@@ -25,6 +25,7 @@ mod supervisor;
 mod tap;
 mod toolchains;
 mod tree;
+mod wicket;
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -141,7 +142,7 @@ pub enum Network {
     None,
     /// These domains, through a proxy of ours; each refusal is told by [`OutputSink::note`].
     Domains(Arc<[Domain]>),
-    /// The host's network as it is, the host's loopback and abstract sockets included.
+    /// The host's network as it is, the host's loopback included, and where Linux is older than 6.12 its abstract sockets.
     Full,
 }
 

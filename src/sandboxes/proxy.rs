@@ -30,7 +30,9 @@ use crate::core::domain::Domain;
 pub const PORT: u16 = 3128;
 
 /// Connections of one proxy at once, tunnels included; more wait. Package managers open some dozens.
-const MOST_CONNECTIONS: usize = 128;
+const MOST_CONNECTIONS: usize = 64;
+/// The same of all proxies of this process: each takes two descriptors, of which a process has often no more than 1024.
+static ALL_CONNECTIONS: Semaphore = Semaphore::const_new(256);
 /// Refusals told per grant: who tries more hosts than this is not helped by a longer list.
 const MOST_TOLD: usize = 50;
 

@@ -158,7 +158,7 @@ fn program(rules: Rules, errno: u32) -> Built<BpfProgram> {
     Ok(program)
 }
 
-/// Calls of the x32 ABI look like those of x86-64 with another number, and would pass by every rule.
+/// Calls of the x32 ABI look like those of x86-64 with another number, and would pass by every rule: `EPERM` for all.
 fn no_x32() -> [sock_filter; 3] {
     const LOAD_NUMBER: u16 = 0x20;
     const JUMP_IF_AT_LEAST: u16 = 0x35;
@@ -167,6 +167,6 @@ fn no_x32() -> [sock_filter; 3] {
     [
         sock_filter { code: LOAD_NUMBER, jt: 0, jf: 0, k: 0 },
         sock_filter { code: JUMP_IF_AT_LEAST, jt: 0, jf: 1, k: X32 },
-        sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32 },
+        sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ERRNO | libc::EPERM as u32 },
     ]
 }

@@ -36,7 +36,7 @@ use crate::core::plan::{PlanRecord, sha256};
 use crate::core::service::Services;
 use crate::core::time::Timestamp;
 use crate::prompts::Prompts;
-use crate::sandboxes::{Command, Network, Sandbox};
+use crate::sandboxes::{self, Command, Network, Sandbox};
 use crate::secrets::Masker;
 use crate::templates::Mode;
 
@@ -224,6 +224,7 @@ impl Context {
     /// A command of this step with everything that the step was granted. Secrets are in its environment only.
     pub fn command(&self, turn: &Turn, script: &str, workspace: &Path) -> Command {
         let mut command = Command::new(script, workspace);
+        command.limits = self.equipment.limits;
         command.env = self.command_env(turn);
         command.network = self.grants.network.clone();
         command.services = self.grants.services.clone();
@@ -342,6 +343,8 @@ pub struct Equipment {
     pub masker: Masker,
     /// Where commands run.
     pub sandbox: Arc<dyn Sandbox>,
+    /// What one command may use.
+    pub limits: sandboxes::Limits,
     /// The run's repository.
     pub repo: Option<repo::Repo>,
     /// Models by role.
@@ -395,6 +398,7 @@ pub mod bare {
         Equipment {
             masker: Masker::default(),
             sandbox: Arc::new(Nothing),
+            limits: sandboxes::Limits::default(),
             repo: None,
             clients: models::Clients::new(),
             prompts: Prompts::embedded(),

@@ -55,6 +55,7 @@ impl Outfitter for Stage {
         };
         let steps: HashMap<_, _> = pipeline.steps.iter().map(prepare).collect();
         let equipment = Equipment {
+            limits: Default::default(),
             masker: Masker::default(),
             sandbox,
             repo: None,

@@ -62,7 +62,7 @@ fn run(cx: &Cx, args: &Args) -> Result<Exit, Error> {
         };
         let spec = app.new_run(request).await?;
         let run = spec.task_id;
-        let owned = app.engine("devo demo")?;
+        let owned = app.engine("devo demo").await?;
         let ended = start(&cx, &app, owned, spec, true, true).await?;
         if !cx.json {
             further(&cx, &app, run, &home.display().to_string()).await?;

@@ -46,7 +46,7 @@ fn resume(cx: &Cx, args: &Args) -> Result<Exit, Error> {
 
 /// Drives a run that the journal has.
 pub async fn go_on(cx: &Cx, app: &App, run: RunId, watch: bool) -> Result<Exit, Error> {
-    let owned = app.engine(&format!("devo resume {}", run.short()))?;
+    let owned = app.engine(&format!("devo resume {}", run.short())).await?;
     let stop = stop_on_signals()?;
     let job = Job {
         run,
@@ -65,7 +65,7 @@ pub async fn go_on(cx: &Cx, app: &App, run: RunId, watch: bool) -> Result<Exit, 
 /// Takes a task out of the inbox: it becomes a run, or is rejected with the reason beside it.
 async fn start_submitted(cx: &Cx, app: &App, run: RunId, watch: bool) -> Result<Exit, Error> {
     // The lock first: two that resume the same task must not both have it.
-    let owned = app.engine(&format!("devo resume {}", run.short()))?;
+    let owned = app.engine(&format!("devo resume {}", run.short())).await?;
     let claimed = app.inbox.claim(run)?;
     let name = claimed.display().to_string();
     let prepared = match read_task(&claimed) {

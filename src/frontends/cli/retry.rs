@@ -39,7 +39,7 @@ fn retry(cx: &Cx, args: &Args) -> Result<Exit, Error> {
     let app = cx.app()?;
     cx.wait_on_all_cores(async {
         let run = app.resolve_run(&args.run).await?;
-        let owned = app.engine(&format!("devo retry {}", run.short()))?;
+        let owned = app.engine(&format!("devo retry {}", run.short())).await?;
         let stop = stop_on_signals()?;
         let feed = owned.engine.subscribe();
         let request = Request { signal: Signal::Retry { from }, who: who() };

@@ -78,7 +78,7 @@ fn run(cx: &Cx, args: &Args) -> Result<Exit, Error> {
             return Ok(show_dry(cx, &spec));
         }
         let spec = app.new_run(request).await?;
-        let owned = app.engine(&format!("devo run {}", spec.task_id.short()))?;
+        let owned = app.engine(&format!("devo run {}", spec.task_id.short())).await?;
         start(cx, &app, owned, spec, args.watch.stays(), args.yes).await
     })
 }

@@ -25,7 +25,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 fn serve(cx: &Cx) -> Result<Exit, Error> {
     let app = Arc::new(cx.app()?);
     cx.wait_on_all_cores(async {
-        let owned = app.engine("devo serve")?;
+        let owned = app.engine("devo serve").await?;
         let stop = stop_on_signals()?;
         let desk = Desk::new(app.clone(), owned.engine.clone(), stop.clone());
         let mut channels: Vec<Arc<dyn Channel>> = Vec::new();

@@ -29,7 +29,7 @@ pub async fn send(cx: &Cx, app: &App, run: RunId, signal: Signal, done: &str) ->
     let ends = matches!(signal, Signal::Abort | Signal::Reject { .. });
     let request = Request { signal, who: who() };
     let refused = |refused| Error::from(refused).hint(format!("{} status {}", cx.devo, run.short()));
-    let driven = match app.engine(&format!("devo, leaving a word for {}", run.short())) {
+    let driven = match app.engine(&format!("devo, leaving a word for {}", run.short())).await {
         Ok(owned) => match owned.engine.submit(run, request).await? {
             Answer::Refused(why) => return Err(refused(why)),
             Answer::Driven => true,
@@ -91,7 +91,7 @@ async fn post(cx: &Cx, app: &App, run: RunId, request: Request) -> Result<Verdic
             break None;
         }
         if own.is_none()
-            && let Ok(owned) = app.engine("devo, answering posted words")
+            && let Ok(owned) = app.engine("devo, answering posted words").await
         {
             let serving = tokio::spawn(owned.engine.clone().serve_posted(done.clone()));
             own = Some((owned, serving));

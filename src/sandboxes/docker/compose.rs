@@ -8,6 +8,8 @@
 mod interpolate;
 mod keys;
 mod service;
+#[cfg(test)]
+mod tests;
 mod values;
 mod volumes;
 

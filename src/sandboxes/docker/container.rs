@@ -112,6 +112,7 @@ impl Plan {
             network_mode: Some(self.network.clone()),
             dns: self.is_closed().then(ServiceSet::dns),
             dns_search: self.is_closed().then(ServiceSet::dns_search),
+            dns_options: self.is_closed().then(ServiceSet::dns_options),
             ipc_mode: Some("private".to_owned()),
             // With users remapped its files would belong to nobody; as nobody it has no capability anyway.
             userns_mode: Some("host".to_owned()),

@@ -1,6 +1,9 @@
 //! `devcontainer.json`, read by ourselves: the container's image, user and variables. What would run on the host, or
 //! reach it, is refused; what belongs to an editor is left out. Unknown here: configuration and Docker's API.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use jsonc_parser::{CollectOptions, ParseOptions, ast, parse_to_ast};

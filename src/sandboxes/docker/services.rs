@@ -48,6 +48,8 @@ const SHM_BYTES: i64 = 256 << 20;
 /// container; left out of the engine's default are NET_RAW, MKNOD, SYS_CHROOT, SETFCAP, SETPCAP, AUDIT_WRITE, KILL and
 /// NET_BIND_SERVICE (low ports are open to everyone in a container's own network).
 const CAPABILITIES: [&str; 5] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"];
+/// The most services of a set.
+const SERVICES_MAX: usize = 24;
 /// The most bytes of files that one service gets from the repository: settings and fixtures, not builds.
 const COPIED_MAX: usize = 64 << 20;
 /// A resolver that is never there: the embedded one then knows the names of the set and no others. The container's own
@@ -126,7 +128,7 @@ impl ServiceSet {
     }
 
     /// The network that a command's container joins to reach the services by their names. Such a container also needs
-    /// [`ServiceSet::dns`] and [`ServiceSet::dns_search`], or its questions for names leave by the host's resolvers.
+    /// [`ServiceSet::dns`], `dns_search` and `dns_options`, or its questions for names leave by the host's resolvers.
     pub fn network(&self) -> &str {
         &self.made.network
     }
@@ -139,6 +141,12 @@ impl ServiceSet {
     /// `HostConfig.DnsSearch` of a container in the network: none of the host's domains.
     pub fn dns_search() -> Vec<String> {
         vec![".".to_owned()]
+    }
+
+    /// `HostConfig.DnsOptions` of a container in the network: no answer is an answer. The embedded resolver is silent
+    /// about names that it does not know, and a program would wait for 10 seconds and more.
+    pub fn dns_options() -> Vec<String> {
+        ["timeout:1", "attempts:2"].map(str::to_owned).to_vec()
     }
 
     /// Removes the services, whose output is then in the folder that was given, and the network; a container that is
@@ -307,6 +315,7 @@ fn body(
             shm_size: Some(SHM_BYTES),
             dns: Some(ServiceSet::dns()),
             dns_search: Some(ServiceSet::dns_search()),
+            dns_options: Some(ServiceSet::dns_options()),
             tmpfs: Some(tmpfs.collect()),
             log_config: Some(HostConfigLogConfig {
                 typ: Some("json-file".to_owned()),
@@ -320,6 +329,9 @@ fn body(
 
 /// Services in the order in which they can be started: those of one wave need only those of waves before.
 fn waves(services: &[ServiceDescription]) -> Result<Vec<Vec<&ServiceDescription>>, SandboxError> {
+    if services.len() > SERVICES_MAX {
+        return Err(setup("start services", format!("there are {}; {SERVICES_MAX} are allowed", services.len())));
+    }
     let mut names = BTreeSet::new();
     for service in services {
         if !is_host_name(&service.name) || !service.aliases.iter().all(|alias| is_host_name(alias)) {

@@ -19,11 +19,11 @@ use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
 use tokio::time::sleep;
 
 use super::target::Target;
-use super::{Failed, Shared};
+use super::{ALL_CONNECTIONS, Failed, Shared};
 
 /// A request's head, in bytes: a large cookie and a long URL fit.
 const LARGEST_HEAD: usize = 64 << 10;
@@ -39,6 +39,12 @@ type Body = BoxBody<Bytes, hyper::Error>;
 
 fn empty(text: String) -> Body {
     Full::new(Bytes::from(text)).map_err(|never: Infallible| match never {}).boxed()
+}
+
+/// What a connection holds until it, and the tunnel that it became, is over.
+struct Place {
+    _own: OwnedSemaphorePermit,
+    _of_all: SemaphorePermit<'static>,
 }
 
 /// A client's end.
@@ -76,7 +82,9 @@ pub(super) async fn accept(listener: impl Listener, shared: Arc<Shared>) {
     let stop = shared.stop.clone();
     let serve_all = async {
         loop {
-            let Ok(place) = shared.places.clone().acquire_owned().await else { return };
+            let Ok(own) = shared.places.clone().acquire_owned().await else { return };
+            let Ok(of_all) = ALL_CONNECTIONS.acquire().await else { return };
+            let place = Place { _own: own, _of_all: of_all };
             match listener.next().await {
                 Ok(stream) => drop(tokio::spawn(serve(stream, shared.clone(), Arc::new(place)))),
                 // Out of descriptors, most likely: some connection has to end first.
@@ -90,7 +98,7 @@ pub(super) async fn accept(listener: impl Listener, shared: Arc<Shared>) {
     }
 }
 
-async fn serve<S: Stream>(stream: S, shared: Arc<Shared>, place: Arc<OwnedSemaphorePermit>) {
+async fn serve<S: Stream>(stream: S, shared: Arc<Shared>, place: Arc<Place>) {
     let stop = shared.stop.clone();
     let service = service_fn(|request| {
         let (shared, place) = (shared.clone(), place.clone());
@@ -106,11 +114,7 @@ async fn serve<S: Stream>(stream: S, shared: Arc<Shared>, place: Arc<OwnedSemaph
     }
 }
 
-async fn answer<S: Stream>(
-    request: Request<Incoming>,
-    shared: &Shared,
-    place: Arc<OwnedSemaphorePermit>,
-) -> Response<Body> {
+async fn answer<S: Stream>(request: Request<Incoming>, shared: &Shared, place: Arc<Place>) -> Response<Body> {
     let answered = match *request.method() {
         Method::CONNECT => tunnel::<S>(request, shared, place).await,
         _ => pass_on(request, shared, place).await,
@@ -128,7 +132,7 @@ async fn answer<S: Stream>(
 async fn tunnel<S: Stream>(
     request: Request<Incoming>,
     shared: &Shared,
-    place: Arc<OwnedSemaphorePermit>,
+    place: Arc<Place>,
 ) -> Result<Response<Body>, Failed> {
     let target = Target::of(request.uri(), None).map_err(Failed::bad)?;
     agrees(request.headers(), &target, None)?;
@@ -183,11 +187,7 @@ async fn idle(moved: &AtomicU64) {
     }
 }
 
-async fn pass_on(
-    mut request: Request<Incoming>,
-    shared: &Shared,
-    place: Arc<OwnedSemaphorePermit>,
-) -> Result<Response<Body>, Failed> {
+async fn pass_on(mut request: Request<Incoming>, shared: &Shared, place: Arc<Place>) -> Result<Response<Body>, Failed> {
     if request.uri().scheme_str().is_none() {
         return Err(Failed::bad("this is a proxy: it takes whole URLs, or CONNECT"));
     }

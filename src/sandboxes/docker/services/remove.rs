@@ -8,6 +8,8 @@ use bollard::query_parameters::{
     ListContainersOptionsBuilder, ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
 };
 
+use futures_util::future::join_all;
+
 use super::super::super::SandboxError;
 use super::{Made, SERVICE_LABEL, SERVICES_LABEL, logs, setup};
 
@@ -24,15 +26,17 @@ impl Made {
 
     async fn keep_logs(&self, label: &str) {
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filter(&[label])).build();
-        for container in self.docker.list_containers(Some(options)).await.unwrap_or_default() {
+        let containers = self.docker.list_containers(Some(options)).await.unwrap_or_default();
+        let kept = containers.into_iter().map(|container| async move {
             let labels = container.labels.unwrap_or_default();
-            let (Some(id), Some(name)) = (container.id, labels.get(SERVICE_LABEL)) else { continue };
+            let (Some(id), Some(name)) = (container.id, labels.get(SERVICE_LABEL)) else { return };
             // The log of what runs has no end. A container that has ended refuses; that is as good.
             let _ = self.docker.kill_container(&id, None).await;
             if let Err(error) = logs::keep(&self.docker, &id, &self.logs, name, &self.masker).await {
                 tracing::warn!(service = name, %error, "the log of a service is lost");
             }
-        }
+        });
+        join_all(kept).await;
     }
 }
 
@@ -48,14 +52,14 @@ pub async fn remove_labelled(docker: &Docker, labels: &[&str]) -> Result<usize, 
     let options = ListContainersOptionsBuilder::default().all(true).filters(&filter(labels)).build();
     let containers = docker.list_containers(Some(options)).await.map_err(cannot)?;
     let mut removed = containers.len();
-    for id in containers.into_iter().filter_map(|container| container.id) {
+    let removals = containers.into_iter().filter_map(|container| container.id).map(|id| async move {
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-        if let Err(error) = docker.remove_container(&id, Some(options)).await
-            && !gone(&error, &[404, 409])
-        {
-            left.push(format!("container {id}: {error}"));
+        match docker.remove_container(&id, Some(options)).await {
+            Err(error) if !gone(&error, &[404, 409]) => Some(format!("container {id}: {error}")),
+            _ => None,
         }
-    }
+    });
+    left.extend(join_all(removals).await.into_iter().flatten());
     let options = ListNetworksOptionsBuilder::default().filters(&filter(labels)).build();
     let networks = docker.list_networks(Some(options)).await.map_err(cannot)?;
     removed += networks.len();
