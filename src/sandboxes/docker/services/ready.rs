@@ -9,7 +9,8 @@ use futures_util::StreamExt as _;
 
 use super::super::super::SandboxError;
 use super::super::description::{Ready, ServiceDescription, shell};
-use super::{MEMORY_BYTES, logs, setup};
+use super::container::MEMORY_BYTES;
+use super::{logs, setup};
 
 /// The first pause between two questions; each is half as long again as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
