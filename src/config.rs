@@ -9,12 +9,34 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::core::budget::Price;
+use crate::core::domain::Reach;
+use crate::core::service::{Services, is_service_name};
 use crate::journal::Durability;
 use crate::providers::models::ModelEntry;
 use crate::yaml::{self, Diagnostic, Document, Node};
 
 /// The file.
 pub const FILE: &str = "devo.yaml";
+
+/// How a service may be called.
+const SERVICE_NAME: &str = "a name is a host name: lower-case letters, digits and `-`, 63 at most";
+/// Variables of a command that the engine sets itself.
+const SET_BY_THE_ENGINE: &[&str] = &["PATH", "HOME", "LANG", "TZ"];
+/// The engine's own credentials and ways to them, beside the keys of providers.
+const OWN_CREDENTIALS: &[&str] =
+    &["TELEGRAM_BOT_TOKEN", "DEVO_TOKEN", "SSH_AUTH_SOCK", "SSH_AGENT_PID", "CREDENTIALS_DIRECTORY"];
+
+/// The names of the engine's own credentials.
+pub fn own_credentials() -> impl Iterator<Item = &'static str> {
+    let keys = crate::providers::PROVIDERS.iter().flat_map(|provider| provider.access().key_vars);
+    keys.copied().chain(OWN_CREDENTIALS.iter().copied())
+}
+
+/// Whether a text can name a variable.
+fn is_variable(name: &str) -> bool {
+    let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+    first && name.len() <= 128 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
 
 /// `devo.yaml`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -46,13 +68,17 @@ pub struct Config {
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, Value>")]
     pub models: BTreeMap<String, ModelEntry>,
+    /// Secrets that `shell` and `test` steps of pipelines may name: variables (`NAME`, or `NAME_FILE` for a file's path) or
+    /// systemd credentials of the engine. Their values are never written here.
+    #[serde(default)]
+    pub secrets: Vec<String>,
     /// Whether a task may name a repository by path or URL instead of a key.
     #[serde(default)]
     pub allow_paths: bool,
     /// How much runs side by side.
     #[serde(default)]
     pub limits: Limits,
-    /// Commits.
+    /// Commits, and what opens remotes.
     #[serde(default)]
     pub git: Git,
     /// Links for forges whose host name says nothing: by host, templates with `{web}`, `{base}`, `{branch}`.
@@ -91,9 +117,14 @@ pub struct Repo {
     /// Where its commands run.
     #[serde(default)]
     pub sandbox: Option<Sandbox>,
-    /// Domains that a command may reach; `["*"]` is every one, and the only other choice in this version is none.
+    /// Domains that a command may reach, each with the ports 443 and 80 unless it says `:PORT`; none if not given, and
+    /// `["*"]` for the whole network.
     #[serde(default)]
     pub network: Vec<String>,
+    /// Services beside the commands of its `shell`, `test` and `execute-loop` steps, by host name; they need a docker
+    /// sandbox.
+    #[serde(default)]
+    pub services: Services,
 }
 
 /// Where commands run.
@@ -203,9 +234,9 @@ impl From<DurabilityName> for Durability {
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Runs; for `devo serve`.
+    /// Runs at work at once; one that waits for a person does not count.
     pub runs: usize,
-    /// Runs of one repository; for `devo serve`.
+    /// Of those, runs of one repository.
     pub per_repo: usize,
     /// Steps of one run.
     pub parallel: usize,
@@ -217,13 +248,38 @@ impl Default for Limits {
     }
 }
 
-/// Commits.
+/// Commits, and what opens remotes.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Git {
     /// Author and committer.
     #[serde(default)]
     pub author: Author,
+    /// What opens remotes, by `HOST`, or `HOST:PORT` where an address names another port than the usual one.
+    #[serde(default)]
+    pub credentials: BTreeMap<String, Credential>,
+}
+
+/// What opens the remotes of one host. It is sent to that host and to no other.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Credential {
+    /// For https: the NAME of a token, never the token. It is read from the environment variable NAME, the file that
+    /// NAME_FILE names, or systemd's credential NAME.
+    #[serde(default)]
+    pub token: Option<String>,
+    /// For https: the user beside the token, where the forge wants a certain one.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// For ssh: the file of a private key, without a passphrase; without it the agent's keys and those in ~/.ssh are tried.
+    #[serde(default)]
+    pub ssh_key: Option<PathBuf>,
+    /// For ssh: the file of known host keys, instead of ~/.ssh/known_hosts.
+    #[serde(default)]
+    pub known_hosts: Option<PathBuf>,
+    /// For https: the address of a proxy, or the NAME of a secret that holds it where a password belongs to it.
+    #[serde(default)]
+    pub proxy: Option<String>,
 }
 
 /// Author and committer.
@@ -291,14 +347,23 @@ impl Config {
                     "use letters, digits, `-`, `_` and `.`, 64 at most",
                 );
             }
-            if !(repo.network.is_empty() || repo.network == ["*"]) {
-                let message = "allow-lists of domains are not available in this version".to_owned();
-                fault(
-                    format!("/repos/{key}/network"),
-                    "not_available",
-                    message,
-                    "use [] for no network, or [\"*\"] for all of it",
-                );
+            for (at, error) in Reach::read(&repo.network).err().into_iter().flatten() {
+                let help = "like `registry.example.org`, `*.example.org` or `host:8080`; [\"*\"] alone is all of it";
+                fault(format!("/repos/{key}/network/{at}"), "bad_domain", error.to_string(), help);
+            }
+            for (name, service) in &repo.services {
+                let place = format!("/repos/{key}/services/{name}");
+                if !is_service_name(name) {
+                    fault(place.clone(), "bad_name", format!("`{name}` cannot name a service"), SERVICE_NAME);
+                }
+                if service.image.trim().is_empty() {
+                    fault(
+                        place,
+                        "wrong_value",
+                        format!("service `{name}` names no image"),
+                        "like `image: postgres:17`",
+                    );
+                }
             }
             if repo.sandbox.as_ref().is_some_and(|sandbox| sandbox.kind == SandboxType::Docker) {
                 let message = "the docker sandbox is not available in this version".to_owned();
@@ -316,6 +381,33 @@ impl Config {
                 fault(format!("/roles/{name}/provider"), "unknown_provider", error.to_string(), &error.hint());
             }
         }
+        for (at, name) in self.secrets.iter().enumerate() {
+            if let Some((why, help)) = self.no_secret(name) {
+                fault(format!("/secrets/{at}"), "bad_secret", format!("`{}` {why}", name.escape_debug()), help);
+            }
+        }
+        for (host, credential) in &self.git.credentials {
+            let at = format!("/git/credentials/{}", host.replace('~', "~0").replace('/', "~1"));
+            if !names_a_host(host) {
+                let message = "this is no host, so no credentials can belong to it".to_owned();
+                fault(
+                    at.clone(),
+                    "bad_host",
+                    message,
+                    "write the host alone, as in `github.com` or `git.acme.com:8443`",
+                );
+            }
+            let names = [("token", credential.token.as_ref()), ("proxy", credential.proxy.as_ref())];
+            for (key, name) in names.into_iter().filter_map(|(key, name)| Some((key, name?))) {
+                // The value is not repeated: it may be the secret that should not stand here.
+                if names_a_secret(name) || (key == "proxy" && names_a_proxy(name)) {
+                    continue;
+                }
+                let message = format!("`{key}` holds the NAME of a secret, in capitals, never the secret");
+                let help = "write a name such as GITHUB_TOKEN, and export the variable of that name";
+                fault(format!("{at}/{key}"), "not_a_name", message, help);
+            }
+        }
         if self.limits.parallel == 0 || self.limits.runs == 0 || self.limits.per_repo == 0 {
             fault(
                 "/limits".to_owned(),
@@ -327,6 +419,30 @@ impl Config {
         wrong
     }
 
+    /// Why a name cannot be that of a pipeline's secret, and what to do.
+    pub fn no_secret(&self, name: &str) -> Option<(&'static str, &'static str)> {
+        let base = name.strip_suffix("_FILE").unwrap_or(name);
+        if !is_variable(name) {
+            return Some(("is not the name of a variable", "use letters, digits and `_`, like `NPM_TOKEN`"));
+        }
+        if name.starts_with("DEVO_") || SET_BY_THE_ENGINE.contains(&name) {
+            return Some(("is set by the engine", "choose another name, like `NPM_TOKEN`"));
+        }
+        if own_credentials().any(|own| own == base) {
+            return Some((
+                "is a credential of the engine's own, which reaches no command",
+                "give the commands a credential of their own, under another name",
+            ));
+        }
+        None
+    }
+
+    /// What a repository's `network` grants; it was checked when devo.yaml was read.
+    pub fn reach_of(&self, repo: Option<&str>) -> Reach {
+        let repo = repo.and_then(|name| self.repos.get(name));
+        repo.and_then(|repo| Reach::read(&repo.network).ok()).unwrap_or_default()
+    }
+
     /// The role's provider and model.
     pub fn role(&self, name: &str) -> Option<&Role> {
         match name {
@@ -336,6 +452,26 @@ impl Config {
             _ => None,
         }
     }
+}
+
+/// `HOST` or `HOST:PORT`.
+fn names_a_host(text: &str) -> bool {
+    !text.is_empty()
+        && !text.starts_with(['-', '.', ':'])
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte))
+}
+
+/// Capitals, digits and `_`, as environment variables are named; tokens look otherwise.
+fn names_a_secret(text: &str) -> bool {
+    text.len() <= 64
+        && text.starts_with(|first: char| first.is_ascii_uppercase() || first == '_')
+        && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+/// An address without a user or password in it.
+fn names_a_proxy(text: &str) -> bool {
+    let rest = ["http://", "https://", "socks5://", "socks5h://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+    rest.is_some_and(|rest| names_a_host(rest.trim_end_matches('/')))
 }
 
 /// Every place where a value does not fit a schema.
@@ -415,7 +551,7 @@ mod tests {
     fn the_default_file_is_valid_and_so_are_its_examples() {
         let shipped = include_bytes!("app/devo.yaml");
         assert!(Config::read(FILE, shipped).unwrap().repos.is_empty());
-        let uncommented = "repos:\n  shop:\n    url: git@github.com:acme/shop.git\n    base: development\n    protected: [\"release/*\"]\n    checks: {test: python3 -m pytest -q}\n    sandbox: {type: bubblewrap}\n    network: []\nroles:\n  planner: {provider: anthropic, model: claude-opus-5-5}\nprices: {m: {input: 0, output: 0, cached: 0}}\nlimits: {parallel: 8}\ngit: {author: {name: a, email: b}}\nchat: {telegram: {allow: [1]}}\nweb: {listen: 127.0.0.1:7333}\n";
+        let uncommented = "repos:\n  shop:\n    url: git@github.com:acme/shop.git\n    base: development\n    protected: [\"release/*\"]\n    checks: {test: python3 -m pytest -q}\n    sandbox: {type: bubblewrap}\n    network: [registry.example.org, \"*.example.org:8443\"]\n    services: {db: {image: postgres:17, ready: pg_isready}}\nsecrets: [NPM_TOKEN]\nroles:\n  planner: {provider: anthropic, model: claude-opus-5-5}\nprices: {m: {input: 0, output: 0, cached: 0}}\nlimits: {parallel: 8}\ngit: {author: {name: a, email: b}, credentials: {github.com: {token: GITHUB_TOKEN, proxy: \"http://p:3128\"}, \"h:22\": {ssh_key: ~/.ssh/id}}}\nchat: {telegram: {allow: [1]}}\nweb: {listen: 127.0.0.1:7333}\n";
         let config = Config::read(FILE, uncommented.as_bytes()).unwrap();
         assert_eq!(config.repos["shop"].checks["test"], "python3 -m pytest -q");
         assert_eq!(config.roles.executor.provider, "gemini");
@@ -433,5 +569,10 @@ mod tests {
             "repos:\n  ../x: {url: x}\nroles:\n  planner: {provider: anthropc, model: m}\nsandbox: {type: docker}\n";
         let codes: Vec<_> = Config::read(FILE, text.as_bytes()).unwrap_err().iter().map(|fault| fault.code).collect();
         assert_eq!(codes, ["bad_name", "not_available", "unknown_provider"]);
+        let text = "git:\n  credentials:\n    https://github.com: {token: T}\n    github.com: {token: ghp_s3cret, proxy: \"http://u:s3cret@p\"}\n";
+        let wrong = Config::read(FILE, text.as_bytes()).unwrap_err();
+        let codes: Vec<_> = wrong.iter().map(|fault| (fault.code, fault.line)).collect();
+        assert_eq!(codes, [("not_a_name", 4), ("not_a_name", 4), ("bad_host", 3)]);
+        assert!(wrong.iter().all(|fault| !fault.message.contains("s3cret")), "{wrong:?}");
     }
 }

@@ -11,5 +11,8 @@ fn main() -> ExitCode {
         Some(word) if word == devo::sandboxes::INNER_WORD => return devo::sandboxes::enter(),
         _ => {}
     }
+    if std::env::args_os().nth(1).is_some_and(|word| word == devo::sandboxes::docker::INIT_WORD) {
+        return devo::sandboxes::docker::init();
+    }
     ExitCode::from(devo::frontends::cli::main(std::env::args_os()))
 }

@@ -248,10 +248,23 @@ pub fn parse_bytes(file: &str, bytes: &[u8]) -> Result<Document, Vec<Diagnostic>
 
 /// Parses one document. Mistakes that leave a tree (equal keys) are listed together with those that do not.
 pub fn parse(file: &str, text: &str) -> Result<Document, Vec<Diagnostic>> {
+    read(file, text, false)
+}
+
+/// Parses the bytes of a document that was not written for us: merge keys are left in it as keys named `<<`.
+pub fn parse_foreign(file: &str, bytes: &[u8]) -> Result<Document, Vec<Diagnostic>> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => read(file, text, true),
+        Err(_) => parse_bytes(file, bytes),
+    }
+}
+
+fn read(file: &str, text: &str, foreign: bool) -> Result<Document, Vec<Diagnostic>> {
     if text.len() > BYTES_MAX {
         return parse_bytes(file, text.as_bytes());
     }
-    let mut reader = Reader { file, text, wrong: Vec::new(), nodes: 0, anchors: Vec::new(), starts: line_starts(text) };
+    let (wrong, anchors) = (Vec::new(), Vec::new());
+    let mut reader = Reader { file, text, foreign, wrong, nodes: 0, anchors, starts: line_starts(text) };
     let root = reader.document();
     let mut wrong = reader.wrong;
     wrong.truncate(DIAGNOSTICS_MAX);
@@ -288,6 +301,8 @@ enum Frame {
 struct Reader<'t> {
     file: &'t str,
     text: &'t str,
+    /// Whether merge keys may stay.
+    foreign: bool,
     wrong: Vec<Diagnostic>,
     nodes: usize,
     anchors: Vec<(usize, Node, usize)>,
@@ -399,6 +414,7 @@ impl Reader<'_> {
                         let (name, fault) = key_text(&done);
                         let duplicate = !seen.insert(name.clone());
                         *key = Some(Key { text: name.clone(), span: done.span.clone() });
+                        let fault = fault.filter(|(code, _, _)| !(self.foreign && *code == "merge_key"));
                         if let Some((code, message, help)) = fault {
                             self.fault(done.span, code, message).help = Some(help.to_owned());
                         } else if duplicate {
@@ -527,6 +543,9 @@ mod tests {
         assert!(found[0].1 >= 1);
         assert_eq!(codes("a: 1\n---\nb: 2\n")[0].0, "two_documents");
         assert_eq!(codes("<<: 1\n")[0].0, "merge_key");
+        let foreign = parse_foreign("f.yaml", b"a: &a {b: 1}\nc:\n  <<: *a\n").unwrap().root.to_json();
+        assert_eq!(foreign, serde_json::json!({"a": {"b": 1}, "c": {"<<": {"b": 1}}}));
+        assert_eq!(parse_foreign("f.yaml", b"<<: 1\n<<: 2\n").unwrap_err()[0].code, "duplicate_key");
     }
 
     #[test]

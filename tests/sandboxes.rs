@@ -1,6 +1,9 @@
-//! What every sandbox must do, run for each of them, and what `bubblewrap` must keep a hostile command from.
+//! What every sandbox must do, run for each of them, and what an isolating one must keep a hostile command from.
 //!
-//! Everything here runs for real: a machine without bubblewrap fails these tests.
+//! Everything here runs for real: a machine without bubblewrap, or without a docker daemon, fails these tests.
+
+#[path = "sandboxes/docker.rs"]
+mod docker;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -28,6 +31,7 @@ fn settings() -> Settings {
     let exe = std::env::var("DEVO_TEST_SUPERVISOR").unwrap_or_else(|_| env!("CARGO_BIN_EXE_devo").to_owned());
     let mut settings = Settings::new(Supervisor::at(exe), &Surroundings::from_env());
     settings.host_allowed = Some("a test".to_owned());
+    settings.docker = Some(docker::settings());
     settings
 }
 
@@ -101,43 +105,56 @@ fn escape(marker: &str) -> String {
 }
 
 macro_rules! conformance {
-    ($($name:ident)*) => {
-        mod host { $(
+    ($($sandbox:ident)*: $names:tt) => { $( conformance! { @ $sandbox $names } )* };
+    (@ $sandbox:ident { $($name:ident)* }) => {
+        mod $sandbox { $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name(&*super::sandbox("host")).await }
-        )* }
-        mod bubblewrap { $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name(&*super::sandbox("bubblewrap")).await }
+            async fn $name() {
+                let sandbox = crate::sandbox(stringify!($sandbox));
+                if sandbox.name() == "docker" {
+                    crate::docker::images().await;
+                }
+                crate::$name(&*sandbox).await;
+                sandbox.close().await;
+            }
         )* }
     };
 }
 
-conformance! {
-    works_here
-    tells_streams_and_codes
-    tells_signals
-    ends_with_its_main_process
-    ends_at_its_time_limit
-    ends_when_cancelled
-    ends_when_dropped
-    ends_when_the_engine_is_killed
-    does_not_start_when_cancelled_before
-    bounds_a_flood
-    passes_any_bytes
-    shows_an_allow_list_of_variables
-    has_a_home_of_its_own
-    starts_where_it_is_told
-    leaves_files_that_are_ours
-    refuses_what_cannot_be_passed
-    limits_processes
-    survives_a_fork_bomb
-    limits_memory
-    limits_files
-    stops_before_the_disk_is_full
-    runs_cargo
-    shows_the_tools_of_path
-    inherits_no_descriptors
+mod conformance {
+    conformance! { host bubblewrap docker: {
+        works_here
+        tells_streams_and_codes
+        tells_signals
+        ends_with_its_main_process
+        ends_at_its_time_limit
+        ends_when_cancelled
+        ends_when_dropped
+        ends_when_the_engine_is_killed
+        does_not_start_when_cancelled_before
+        bounds_a_flood
+        passes_any_bytes
+        shows_an_allow_list_of_variables
+        has_a_home_of_its_own
+        starts_where_it_is_told
+        leaves_files_that_are_ours
+        refuses_what_cannot_be_passed
+        limits_processes
+        survives_a_fork_bomb
+        limits_memory
+        limits_files
+        stops_before_the_disk_is_full
+        inherits_no_descriptors
+        hides_variables_from_other_users
+    } }
+}
+
+/// What only those can do that show the host's own tools.
+mod tools {
+    conformance! { host bubblewrap: {
+        runs_cargo
+        shows_the_tools_of_path
+    } }
 }
 
 async fn works_here(sandbox: &dyn Sandbox) {
@@ -248,6 +265,7 @@ async fn ends_when_the_engine_is_killed(sandbox: &dyn Sandbox) {
     let mut engine = std::process::Command::new(std::env::current_exe().expect("this test"))
         .args(["--exact", "engine", "--ignored"])
         .env("DEVO_TEST_SANDBOX", sandbox.name())
+        .env("DEVO_TEST_RUN", &marker)
         .env("DEVO_TEST_WORKSPACE", &place.workspace)
         .env("DEVO_TEST_SCRIPT", format!("{} sleep {marker}", escape(&marker)))
         .stdout(std::process::Stdio::null())
@@ -256,14 +274,17 @@ async fn ends_when_the_engine_is_killed(sandbox: &dyn Sandbox) {
         .expect("this test runs as a program");
     let ready = place.workspace.join("ready");
     wait_until("the command's start", HANGS, || ready.exists());
+    // The containers of docker are the daemon's children, not ours.
     let below = children(engine.id());
-    assert!(!below.is_empty() && alive(&marker) > 0);
+    let containers = docker::containers_of(&marker).await.len();
+    assert!(below.is_empty() != (containers == 0) && alive(&marker) > 0);
     engine.kill().expect("it is ours");
     engine.wait().expect("it is ours");
     wait_until("the death of all", DEATH, || {
         // The script is among the arguments of the sandbox's own processes, so this counts them too.
         alive(&marker) == 0 && below.iter().all(|pid| !Path::new("/proc").join(pid).join("exe").exists())
     });
+    docker::wait_until_gone(&marker, DEATH).await;
 }
 
 fn children(of: u32) -> Vec<String> {
@@ -473,6 +494,25 @@ async fn shows_the_tools_of_path(sandbox: &dyn Sandbox) {
     assert_eq!(exec(sandbox, &place.command(compiled)).await.exit, Exit::Code(6));
 }
 
+async fn hides_variables_from_other_users(sandbox: &dyn Sandbox) {
+    let place = Place::new();
+    let secret = format!("secret-{}", marker());
+    let mut command = place.command("touch ready; sleep 1000");
+    command.env = vec![("TOKEN".into(), secret.clone())];
+    let (ready, cancel) = (place.workspace.join("ready"), CancellationToken::new());
+    let look = {
+        let cancel = cancel.clone();
+        tokio::task::spawn_blocking(move || {
+            wait_until("the command's start", HANGS, || ready.exists());
+            let seen = alive(&secret);
+            cancel.cancel();
+            seen
+        })
+    };
+    sandbox.exec(&command, &(), &cancel).await.expect("it can be run");
+    assert_eq!(look.await.expect("it started"), 0, "a variable is among its arguments");
+}
+
 async fn inherits_no_descriptors(sandbox: &dyn Sandbox) {
     let place = Place::new();
     // The fourth is that of the folder which is being listed.
@@ -484,8 +524,7 @@ async fn inherits_no_descriptors(sandbox: &dyn Sandbox) {
 // From here on: what only an isolating sandbox does.
 
 /// Nine ways out. Each must be open on the host, else it proves nothing, and closed in the sandbox.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_way_out_of_bubblewrap() {
+async fn no_way_out_of(sandboxed: &dyn Sandbox) {
     use std::os::linux::net::SocketAddrExt as _;
     use std::os::unix::net::{SocketAddr, UnixListener};
     let place = Place::new();
@@ -518,7 +557,10 @@ async fn no_way_out_of_bubblewrap() {
         ("a file outside", format!("echo x > {outside}/written")),
         ("the host's memory of runs", format!("ls {outside}/..")),
     ];
-    let (host, bubblewrap) = (sandbox("host"), sandbox("bubblewrap"));
+    let host = sandbox("host");
+    // Else it would prove nothing that they fail.
+    let tools = "bash -c true && perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0) or exit 2'";
+    assert_eq!(exec(sandboxed, &place.command(tools)).await.exit, Exit::Code(0), "its tools work");
     for (what, script) in &ways {
         let command = place.command(script);
         let open = exec(&*host, &command).await;
@@ -527,12 +569,17 @@ async fn no_way_out_of_bubblewrap() {
         let received = udp.recv(&mut datagram).is_ok();
         assert_eq!(received, *what == "UDP to the host");
         let _ = fs::remove_file(place.outside.join("written"));
-        let closed = exec(&*bubblewrap, &command).await;
+        let closed = exec(sandboxed, &command).await;
         assert!(udp.recv(&mut datagram).is_err(), "a datagram came through");
         assert!(*what == "UDP to the host" || !closed.exit.is_success(), "{what} is open");
         assert!(!closed.stdout.text().contains("secret"), "{what} is open");
         assert!(!place.outside.join("written").exists(), "{what} is open");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_way_out_of_bubblewrap() {
+    no_way_out_of(&*sandbox("bubblewrap")).await;
 }
 
 /// A process that ends with the test, whatever the test's end.
@@ -634,29 +681,6 @@ async fn protected_paths_cannot_be_changed_or_moved_away() {
     // Where nothing can be protected, that is said.
     command.script = "true".to_owned();
     assert_eq!(exec(&*sandbox("host"), &command).await.unprotected, command.read_only);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn variables_are_not_for_every_user_to_read() {
-    let place = Place::new();
-    let secret = format!("secret-{}", marker());
-    for name in ["host", "bubblewrap"] {
-        let mut command = place.command("touch ready; sleep 1000");
-        command.env = vec![("TOKEN".into(), secret.clone())];
-        let (ready, cancel) = (place.workspace.join("ready"), CancellationToken::new());
-        let look = {
-            let (secret, cancel) = (secret.clone(), cancel.clone());
-            tokio::task::spawn_blocking(move || {
-                wait_until("the command's start", HANGS, || ready.exists());
-                let seen = alive(&secret);
-                fs::remove_file(ready).expect("it is there");
-                cancel.cancel();
-                seen
-            })
-        };
-        sandbox(name).exec(&command, &(), &cancel).await.expect("it can be run");
-        assert_eq!(look.await.expect("it started"), 0, "{name} shows a variable among its arguments");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,7 +14,8 @@ pub struct Service {
     /// Variables of the container.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// What it runs, for `sh -c` in the container; the image's own command if not given.
+    /// What it runs: words for the image's entry point, as in `docker run IMAGE …`: `postgres -c fsync=off`. No shell
+    /// reads them. The image's own command if not given.
     #[serde(default)]
     pub command: Option<String>,
     /// A command that succeeds in the container once it is ready: `pg_isready`. Without one, the image's own health

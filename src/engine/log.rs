@@ -72,7 +72,8 @@ impl RunLog {
 impl Log for RunLog {
     fn line(&self, step: &StepId, stream: Stream, text: &str) {
         for part in text.lines() {
-            let mut text = crate::secrets::printable(&self.masker.mask(part));
+            // In this order: codes may stand within a secret.
+            let mut text = self.masker.mask(&crate::secrets::printable(part));
             if text.len() > LINE_MAX {
                 let cut = (0..=LINE_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
                 text.truncate(cut);

@@ -1,4 +1,38 @@
 //! Ways in for people and programs. They know the core's words and the engine's handle; they do not know steps or equipment.
+//!
+//! A channel of the daemon is one file (or folder) here and one word in [`CHANNELS`].
 
 pub mod cli;
 pub mod inbox;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::app::{App, Desk};
+use crate::error::Error;
+
+/// A way into a daemon. Everything it can do is a call of the [`Desk`].
+#[async_trait]
+pub trait Channel: Send + Sync {
+    /// Its word in logs and records.
+    fn name(&self) -> &'static str;
+
+    /// What a person should know once it is open: an address, a bot's name.
+    fn says(&self) -> Option<String> {
+        None
+    }
+
+    /// Serves until [`Desk::stopping`] fires. An error ends this channel and no other; the daemon opens it again after a
+    /// while.
+    ///
+    /// # Errors
+    /// Why it cannot go on.
+    async fn serve(&self, desk: Arc<Desk>) -> Result<(), Error>;
+}
+
+/// Makes a channel from the configuration of a home; `None` where it is not configured.
+pub type OpenChannel = fn(&App) -> Result<Option<Box<dyn Channel>>, Error>;
+
+/// Every channel of the daemon.
+pub const CHANNELS: &[OpenChannel] = &[];

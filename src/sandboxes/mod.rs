@@ -17,10 +17,12 @@ mod host;
 mod inner;
 mod job;
 mod landlock;
+mod leftovers;
 pub mod proxy;
 mod run;
 mod seccomp;
 mod supervisor;
+mod tap;
 mod toolchains;
 mod tree;
 mod wicket;
@@ -39,16 +41,18 @@ use crate::core::service::Services;
 
 pub use bubblewrap::Bubblewrap;
 pub use capture::Captured;
+pub use docker::Docker;
 pub use host::Host;
 pub use inner::{INNER_WORD, enter};
+pub use leftovers::leftovers;
 pub use run::Supervisor;
 pub use supervisor::{SUPERVISOR_WORD, supervise};
 pub use toolchains::{Surroundings, Toolchains};
 
-/// A place where commands run. Implementations are cheap to share and hold no state of a command.
+/// A place where commands run. Cheap to share; whatever it keeps warm belongs to one run.
 #[async_trait]
 pub trait Sandbox: Send + Sync {
-    /// Its word in configuration: `host`, `bubblewrap`.
+    /// Its word in configuration: `host`, `bubblewrap`, `docker`.
     fn name(&self) -> &'static str;
 
     /// Whether the host's files, network and processes are out of a command's reach.
@@ -327,6 +331,24 @@ pub enum SandboxError {
         /// What the sandbox said.
         message: String,
     },
+    /// The container that a command ran in is gone, or its end could not be confirmed.
+    #[error("the command's container {what}")]
+    Container {
+        /// A fragment that completes the sentence.
+        what: String,
+    },
+    /// A service that the command needs did not come up; the command did not run.
+    #[error("the service `{name}` {what}{}", tail(log))]
+    Service {
+        /// Its name.
+        name: String,
+        /// A fragment that completes the sentence.
+        what: String,
+        /// The last lines that it printed; may be empty.
+        log: String,
+        /// What mends it.
+        hint: String,
+    },
     /// The process that watches the command could not be started, or is gone.
     #[error("the command's supervisor {what}")]
     Supervisor {
@@ -338,16 +360,21 @@ pub enum SandboxError {
     },
 }
 
+fn tail(log: &str) -> String {
+    if log.is_empty() { "; it printed nothing".to_owned() } else { format!("; its log ends with:\n{log}") }
+}
+
 impl SandboxError {
     /// What to do next, where a person can do something.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Unavailable { hint, .. } => Some(hint.clone()),
+            Self::Unavailable { hint, .. } | Self::Service { hint, .. } => Some(hint.clone()),
             Self::HostNotAllowed => {
                 Some("set `sandbox: {type: bubblewrap}`, or `sandbox: {type: host}` in devo.yaml to accept that".into())
             }
-            Self::Unknown { .. } => Some("known are: bubblewrap, host (docker is planned)".into()),
+            Self::Unknown { .. } => Some("known are: bubblewrap, docker, host".into()),
             Self::Setup { .. } => Some("run `devo doctor`: it tries the sandbox and names what is missing".into()),
+            Self::Container { .. } => Some("run the step again: the next command gets a new container".into()),
             Self::Path { .. } | Self::Unpassable { .. } | Self::Supervisor { .. } => None,
         }
     }
@@ -360,7 +387,7 @@ pub enum SandboxKind {
     Bubblewrap,
     /// No isolation.
     Host,
-    /// Known by name; this version does not have it.
+    /// A container kept warm, by Docker's API.
     Docker,
 }
 
@@ -394,6 +421,8 @@ pub struct Settings {
     pub lang: String,
     /// TZ of every command, where the engine has one.
     pub tz: Option<String>,
+    /// What `docker` needs beside all this; `None` refuses it.
+    pub docker: Option<docker::Settings>,
 }
 
 impl Settings {
@@ -407,6 +436,7 @@ impl Settings {
             host_allowed: None,
             lang: surroundings.lang.clone().unwrap_or_else(|| "C.UTF-8".to_owned()),
             tz: surroundings.tz.clone(),
+            docker: None,
         }
     }
 
@@ -416,16 +446,21 @@ impl Settings {
         let mut variables =
             BTreeMap::from([("PATH".to_owned(), path?.join(":")), ("LANG".to_owned(), self.lang.clone())]);
         variables.extend(self.tz.iter().map(|tz| ("TZ".to_owned(), tz.clone())));
-        for (name, value) in &command.env {
-            passable(&format!("the variable `{}`", name.escape_debug()), name.len() + 1 + value.len(), &[name, value])?;
-            if name.is_empty() || name.contains('=') {
-                let what = format!("the variable `{}`", name.escape_debug());
-                return Err(SandboxError::Unpassable { what, why: "has a name that is empty or holds `=`" });
-            }
-            variables.insert(name.clone(), value.clone());
-        }
+        variables.extend(checked(command)?);
         Ok(variables.into_iter().collect())
     }
+}
+
+/// The command's own variables, if they can be passed to a program.
+fn checked(command: &Command) -> Result<Vec<(String, String)>, SandboxError> {
+    for (name, value) in &command.env {
+        passable(&format!("the variable `{}`", name.escape_debug()), name.len() + 1 + value.len(), &[name, value])?;
+        if name.is_empty() || name.contains('=') {
+            let what = format!("the variable `{}`", name.escape_debug());
+            return Err(SandboxError::Unpassable { what, why: "has a name that is empty or holds `=`" });
+        }
+    }
+    Ok(command.env.clone())
 }
 
 /// Refuses what `execve` would refuse later, with words that name it.
@@ -451,10 +486,13 @@ pub fn open(kind: SandboxKind, settings: &Settings) -> Result<Arc<dyn Sandbox>, 
             Some(reason) => Ok(Arc::new(Host::explicitly(reason, settings))),
             None => Err(SandboxError::HostNotAllowed),
         },
-        SandboxKind::Docker => Err(SandboxError::Unavailable {
-            what: "the `docker` sandbox is not available in this version".into(),
-            hint: "set `sandbox: {type: bubblewrap}` in devo.yaml".into(),
-        }),
+        SandboxKind::Docker => match &settings.docker {
+            Some(docker) => Ok(Arc::new(docker::Docker::new(settings, docker))),
+            None => Err(SandboxError::Unavailable {
+                what: "the `docker` sandbox is not configured: nothing says which image to use".into(),
+                hint: "set `sandbox: {type: docker, image: NAME}` in devo.yaml".into(),
+            }),
+        },
     }
 }
 
@@ -534,7 +572,7 @@ mod tests {
     fn nothing_is_a_fallback() {
         let settings = Settings::new(Supervisor::this_program(), &Surroundings::default());
         assert!(matches!(open(SandboxKind::Host, &settings), Err(SandboxError::HostNotAllowed)));
-        let docker = open("docker".parse().expect("known word"), &settings).err().expect("not in this version");
+        let docker = open("docker".parse().expect("known word"), &settings).err().expect("it has no image");
         assert!(docker.to_string().contains("docker"), "{docker}");
         assert!("dockr".parse::<SandboxKind>().is_err());
     }

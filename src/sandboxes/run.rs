@@ -5,12 +5,12 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::process::{Child, Command as Process};
@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::job::{self, End, Job, Report};
 use super::supervisor::SUPERVISOR_WORD;
-use super::{Captured, Command, Exit, Finished, OutputSink, SandboxError, Stream};
+use super::tap::Tap;
+use super::{Command, Exit, Finished, OutputSink, SandboxError, Stream};
 
 /// After a kill the supervisor reports within milliseconds; this is for a machine on its knees.
 const REPORT_WITHIN: Duration = Duration::from_secs(10);
@@ -43,6 +44,11 @@ impl Supervisor {
     /// The program at that path, for whoever is not `devo` itself (a test).
     pub fn at(exe: impl Into<PathBuf>) -> Self {
         Self { exe: exe.into() }
+    }
+
+    /// Where its file is.
+    pub(super) fn path(&self) -> &Path {
+        &self.exe
     }
 }
 
@@ -90,49 +96,6 @@ async fn read_report(mut from: OwnedReadHalf) -> io::Result<Report> {
     let mut json = vec![0; job::announced(header)?];
     from.read_exact(&mut json).await?;
     Ok(serde_json::from_slice(&json)?)
-}
-
-/// One stream of the command: what is kept, and what still goes to the sink.
-struct Tap<'a> {
-    stream: Stream,
-    captured: Captured,
-    live_left: Option<u64>,
-    output: &'a dyn OutputSink,
-    open: bool,
-    buffer: Vec<u8>,
-}
-
-impl<'a> Tap<'a> {
-    fn new(stream: Stream, command: &Command, output: &'a dyn OutputSink) -> Self {
-        Self {
-            stream,
-            captured: Captured::bounded(command.limits.output_bytes),
-            live_left: Some(command.limits.live_bytes),
-            output,
-            open: true,
-            buffer: vec![0; 64 << 10],
-        }
-    }
-
-    /// Reads once. Safe to drop between polls: nothing is read without being kept.
-    async fn read(&mut self, from: &mut Option<impl AsyncRead + Unpin>) {
-        let read = match from {
-            Some(from) => from.read(&mut self.buffer).await.unwrap_or(0),
-            None => 0,
-        };
-        let bytes = &self.buffer[..read];
-        self.open = read > 0;
-        self.captured.push(bytes);
-        let Some(left) = self.live_left.filter(|_| read > 0) else { return };
-        let shown = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        if shown > 0 {
-            self.output.chunk(self.stream, &bytes[..shown]);
-        }
-        self.live_left = (shown == bytes.len()).then_some(left - shown as u64);
-        if self.live_left.is_none() {
-            self.output.cut(self.stream);
-        }
-    }
 }
 
 /// Runs the job to its end. `unprotected` is passed on.

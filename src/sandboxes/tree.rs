@@ -82,6 +82,12 @@ pub(super) fn threads_of_user() -> u64 {
     processes().collect::<Vec<_>>().iter().filter(owned).map(|(_, process)| process.threads).sum()
 }
 
+/// Whether anybody but this process lives, as far as this process can see: in a container of its own, everybody.
+pub(super) fn others_live() -> bool {
+    let me = getpid().as_raw_nonzero().get();
+    processes().any(|(_, process)| process.pid != me && !process.dead)
+}
+
 /// What the tree uses now. Memory is exact (shared pages counted by share) only where `memory_limit` seems exceeded:
 /// the exact figure costs far more.
 pub(super) fn usage(memory_limit: u64) -> Usage {

@@ -135,3 +135,56 @@ fn no_git_and_old_git_are_named() {
     let error = find(temp.path().to_str().unwrap()).unwrap_err();
     assert!(matches!(&error, Error::GitOld { found, .. } if found == "2.20.1"), "{error}");
 }
+
+#[test]
+fn runs_side_by_side_do_not_disturb_each_other() {
+    const RUNS: usize = 6;
+    let world = World::new();
+    let before = world.refs();
+    world.open().unwrap();
+    std::thread::scope(|scope| {
+        // The remote moves all the while, so that every run has something to fetch.
+        scope.spawn(|| {
+            for n in 0..RUNS {
+                world.push_files(&format!("other-{n}"), &[("moving", &n.to_string())]);
+            }
+        });
+        for n in 0..RUNS {
+            let world = &world;
+            scope.spawn(move || {
+                let store = world.open().unwrap();
+                let base = store.resolve_base(None).unwrap().commit;
+                let branch = BranchName::task(&format!("run{n}"), "Side by side").unwrap();
+                let run_dir = world.path(&format!("home/runs/{n}"));
+                let worktree = Worktree::create(&run_dir, &store, base, &branch).unwrap();
+                let mut last = None;
+                for round in 0..3 {
+                    write(&worktree, "mine.txt", &format!("{n} {round}"));
+                    world.open().unwrap();
+                    last = Some(commit_all(&worktree, &format!("round-{round}")));
+                }
+                let (commit, tested) = last.unwrap();
+                let protection = Protection::new(Some("main"), []).unwrap();
+                let order = PushOrder {
+                    worktree: &worktree,
+                    remote: &world.remote(),
+                    branch: branch.as_str(),
+                    commit,
+                    tested,
+                    protection: &protection,
+                    credentials: &CREDENTIALS,
+                    patience: patience(),
+                };
+                assert!(!push(&world.git, &order).unwrap().already);
+                assert!(push(&world.git, &order).unwrap().already);
+            });
+        }
+    });
+    let refs = world.refs();
+    assert_eq!(refs.lines().count(), before.lines().count() + 2 * RUNS, "{refs}");
+    for n in 0..RUNS {
+        let text = world.sh(&format!("git -C remote.git show task/run{n}-side-by-side:mine.txt"));
+        assert_eq!(text, format!("{n} 2"));
+    }
+    assert_eq!(world.sh("git -C remote.git fsck --strict 2>&1 && git -C home/repos/shop.git fsck --strict 2>&1"), "");
+}

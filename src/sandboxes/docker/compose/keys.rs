@@ -1,0 +1,142 @@
+//! Every key of a compose file that we know, and what becomes of it.
+
+use super::super::unfit::Keys;
+
+const OURS: &str = "the limits of services are the engine's own";
+const NAMES: &str = "names are resolved within the services' network only";
+const HOST: &str = "reaches the host";
+const LEAVE: &str = "leave it out: containers of a run share nothing with the host";
+const OWN_FILES: &str = "write the values into the service's `environment`, or its files into the image";
+
+/// The document's own.
+pub(super) const TOP: Keys = Keys {
+    followed: &["services", "volumes"],
+    silent: &["version", "name", "secrets", "configs"],
+    said: &[("networks", "all services share one private network")],
+    refused: &[
+        ("include", "reads another file", "write its services into this one"),
+        ("models", "asks for a model", "leave it out"),
+    ],
+};
+
+/// A service's.
+pub(super) const SERVICE: Keys = Keys {
+    followed: &[
+        "image",
+        "build",
+        "command",
+        "entrypoint",
+        "environment",
+        "env_file",
+        "healthcheck",
+        "depends_on",
+        "links",
+        "working_dir",
+        "user",
+        "tmpfs",
+        "volumes",
+        "networks",
+        "container_name",
+        "privileged",
+        "network_mode",
+        "cap_add",
+        "security_opt",
+        "profiles",
+        "deploy",
+        "ipc",
+        "pid",
+    ],
+    silent: &[
+        "labels",
+        "annotations",
+        "restart",
+        "hostname",
+        "domainname",
+        "init",
+        "stop_signal",
+        "stop_grace_period",
+        "stdin_open",
+        "tty",
+        "attach",
+        "expose",
+        "logging",
+        "pull_policy",
+        "cap_drop",
+        "develop",
+        "scale",
+        "mac_address",
+        "pull_refresh_after",
+        "platform",
+    ],
+    said: &[
+        ("ports", "nothing is published on the host: a service is reached by its name and its container's port"),
+        ("mem_limit", OURS),
+        ("mem_reservation", OURS),
+        ("memswap_limit", OURS),
+        ("mem_swappiness", OURS),
+        ("cpus", OURS),
+        ("cpu_count", OURS),
+        ("cpu_percent", OURS),
+        ("cpu_period", OURS),
+        ("cpu_quota", OURS),
+        ("cpu_rt_period", OURS),
+        ("cpu_rt_runtime", OURS),
+        ("cpu_shares", OURS),
+        ("cpuset", OURS),
+        ("pids_limit", OURS),
+        ("shm_size", OURS),
+        ("ulimits", OURS),
+        ("oom_kill_disable", OURS),
+        ("oom_score_adj", OURS),
+        ("blkio_config", OURS),
+        ("read_only", "a service's files are its own and go with it"),
+        ("dns", NAMES),
+        ("dns_opt", NAMES),
+        ("dns_search", NAMES),
+    ],
+    refused: &[
+        ("extends", "takes keys from another place", "write them out, or use a merge key (`<<: *name`)"),
+        ("uts", HOST, LEAVE),
+        ("userns_mode", HOST, LEAVE),
+        ("cgroup", HOST, LEAVE),
+        ("cgroup_parent", HOST, LEAVE),
+        ("devices", HOST, LEAVE),
+        ("device_cgroup_rules", HOST, LEAVE),
+        ("gpus", HOST, LEAVE),
+        ("runtime", HOST, LEAVE),
+        ("isolation", HOST, LEAVE),
+        ("storage_opt", HOST, LEAVE),
+        ("sysctls", "changes the kernel's settings", LEAVE),
+        ("group_add", "adds groups that may be the host's", LEAVE),
+        ("volumes_from", "takes the volumes of another container", "give the service volumes of its own"),
+        ("extra_hosts", "names addresses outside the services' network", "reach services by their names"),
+        ("external_links", "names containers outside the services' network", "make it a service of this file"),
+        ("secrets", "takes a secret of the host", OWN_FILES),
+        ("configs", "takes a file of the host", OWN_FILES),
+        ("label_file", "reads a file for nothing", "leave it out"),
+        ("credential_spec", HOST, LEAVE),
+        ("use_api_socket", "gives Docker's socket, and with it the host", LEAVE),
+        ("provider", "runs a program on the host", LEAVE),
+        ("models", "asks for a model", "leave it out"),
+        ("post_start", "runs commands after the start", "make it part of the image or of `command`"),
+        ("pre_stop", "runs commands before the end", "leave it out: services are removed with what they wrote"),
+    ],
+};
+
+/// A build's.
+pub(super) const BUILD: Keys = Keys {
+    followed: &["context", "dockerfile", "target", "args"],
+    silent: &["cache_from", "cache_to", "labels", "no_cache", "pull", "tags", "provenance", "sbom", "platforms"],
+    said: &[("shm_size", OURS), ("ulimits", OURS)],
+    refused: &[
+        ("ssh", "gives the build an ssh agent", LEAVE),
+        ("secrets", "gives the build a secret of the host", LEAVE),
+        ("network", "chooses the build's network", LEAVE),
+        ("privileged", HOST, LEAVE),
+        ("entitlements", HOST, LEAVE),
+        ("isolation", HOST, LEAVE),
+        ("extra_hosts", "names addresses of the host's choice", LEAVE),
+        ("additional_contexts", "reads other folders", "put what it needs into the one context"),
+        ("dockerfile_inline", "is a Dockerfile in a compose file", "put it into a file and name it by `dockerfile`"),
+    ],
+};
