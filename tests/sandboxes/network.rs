@@ -106,11 +106,15 @@ async fn programs_find_the_proxy_by_themselves() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_listed_name_does_not_lead_to_the_host() {
-    let (place, port) = (Place::new(), web());
+    let place = Place::new();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
     let script = format!("{ASK} ask 'GET http://localhost:{port}/ HTTP/1.1\\r\\nConnection: close\\r\\n\\r\\n'");
     let (finished, notes) = told(&allowing(&place, &[&format!("localhost:{port}"), "*.example.org"], &script)).await;
     assert!(finished.stdout.text().starts_with("HTTP/1.1 403"), "{}", finished.stdout.text());
     assert!(notes[0].contains("is not a public one") && notes.len() == 1, "{notes:?}");
+    listener.set_nonblocking(true).expect("a socket");
+    assert!(listener.accept().is_err(), "it was dialled");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
