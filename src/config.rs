@@ -82,6 +82,11 @@ pub struct Repo {
     /// The branch that work starts from; `development`, else the remote's default branch, if not given.
     #[serde(default)]
     pub base: Option<String>,
+    /// How many commits of each branch are cloned; all if not given. A few make the first clone of a long history fast; the
+    /// planner's `git_log` then sees no further.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub depth: Option<u32>,
     /// Branches that are never pushed to, as globs; added to the built-in list.
     #[serde(default)]
     pub protected: Vec<String>,
