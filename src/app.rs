@@ -1,5 +1,6 @@
 //! The composition root: settings → home → journal → engine, and what the frontends may ask for.
 
+mod access;
 mod checks;
 pub mod demo;
 mod gc;

@@ -24,13 +24,7 @@ const SERVICE_NAME: &str = "a name is a host name: lower-case letters, digits an
 const SET_BY_THE_ENGINE: &[&str] = &["PATH", "HOME", "LANG", "TZ"];
 /// The engine's own credentials and ways to them, beside the keys of providers.
 const OWN_CREDENTIALS: &[&str] =
-    &["TELEGRAM_BOT_TOKEN", "DEVO_TOKEN", "SSH_AUTH_SOCK", "SSH_AGENT_PID", "CREDENTIALS_DIRECTORY"];
-
-/// The names of the engine's own credentials.
-pub fn own_credentials() -> impl Iterator<Item = &'static str> {
-    let keys = crate::providers::PROVIDERS.iter().flat_map(|provider| provider.access().key_vars);
-    keys.copied().chain(OWN_CREDENTIALS.iter().copied())
-}
+    &["TELEGRAM_BOT_TOKEN", "DEVO_TOKEN", "SSH_AUTH_SOCK", "CREDENTIALS_DIRECTORY", "HTTPS_PROXY", "https_proxy"];
 
 /// Whether a text can name a variable.
 fn is_variable(name: &str) -> bool {
@@ -78,7 +72,7 @@ pub struct Config {
     /// How much runs side by side.
     #[serde(default)]
     pub limits: Limits,
-    /// Commits.
+    /// Commits, and what opens remotes.
     #[serde(default)]
     pub git: Git,
     /// Links for forges whose host name says nothing: by host, templates with `{web}`, `{base}`, `{branch}`.
@@ -108,6 +102,11 @@ pub struct Repo {
     /// The branch that work starts from; `development`, else the remote's default branch, if not given.
     #[serde(default)]
     pub base: Option<String>,
+    /// How many commits of each branch are cloned; all if not given. A few make the first clone of a long history fast; the
+    /// planner's `git_log` then sees no further.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub depth: Option<u32>,
     /// Branches that are never pushed to, as globs; added to the built-in list.
     #[serde(default)]
     pub protected: Vec<String>,
@@ -248,13 +247,38 @@ impl Default for Limits {
     }
 }
 
-/// Commits.
+/// Commits, and what opens remotes.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Git {
     /// Author and committer.
     #[serde(default)]
     pub author: Author,
+    /// What opens remotes, by `HOST`, or `HOST:PORT` where an address names another port than the usual one.
+    #[serde(default)]
+    pub credentials: BTreeMap<String, Credential>,
+}
+
+/// What opens the remotes of one host. It is sent to that host and to no other.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Credential {
+    /// For https: the NAME of a token, never the token. It is read from the environment variable NAME, the file that
+    /// NAME_FILE names, or systemd's credential NAME.
+    #[serde(default)]
+    pub token: Option<String>,
+    /// For https: the user beside the token, where the forge wants a certain one.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// For ssh: the file of a private key, without a passphrase; without it the agent's keys and those in ~/.ssh are tried.
+    #[serde(default)]
+    pub ssh_key: Option<PathBuf>,
+    /// For ssh: the file of known host keys, instead of ~/.ssh/known_hosts.
+    #[serde(default)]
+    pub known_hosts: Option<PathBuf>,
+    /// For https: the address of a proxy, or the NAME of a secret that holds it where a password belongs to it.
+    #[serde(default)]
+    pub proxy: Option<String>,
 }
 
 /// Author and committer.
@@ -361,6 +385,28 @@ impl Config {
                 fault(format!("/secrets/{at}"), "bad_secret", format!("`{}` {why}", name.escape_debug()), help);
             }
         }
+        for (host, credential) in &self.git.credentials {
+            let at = format!("/git/credentials/{}", host.replace('~', "~0").replace('/', "~1"));
+            if !names_a_host(host) {
+                let message = "this is no host, so no credentials can belong to it".to_owned();
+                fault(
+                    at.clone(),
+                    "bad_host",
+                    message,
+                    "write the host alone, as in `github.com` or `git.acme.com:8443`",
+                );
+            }
+            let names = [("token", credential.token.as_ref()), ("proxy", credential.proxy.as_ref())];
+            for (key, name) in names.into_iter().filter_map(|(key, name)| Some((key, name?))) {
+                // The value is not repeated: it may be the secret that should not stand here.
+                if names_a_secret(name) || (key == "proxy" && names_a_proxy(name)) {
+                    continue;
+                }
+                let message = format!("`{key}` holds the NAME of a secret, in capitals, never the secret");
+                let help = "write a name such as GITHUB_TOKEN, and export the variable of that name";
+                fault(format!("{at}/{key}"), "not_a_name", message, help);
+            }
+        }
         if self.limits.parallel == 0 || self.limits.runs == 0 || self.limits.per_repo == 0 {
             fault(
                 "/limits".to_owned(),
@@ -381,13 +427,21 @@ impl Config {
         if name.starts_with("DEVO_") || SET_BY_THE_ENGINE.contains(&name) {
             return Some(("is set by the engine", "choose another name, like `NPM_TOKEN`"));
         }
-        if own_credentials().any(|own| own == base) {
+        if self.own_credentials().any(|own| own == base) {
             return Some((
                 "is a credential of the engine's own, which reaches no command",
                 "give the commands a credential of their own, under another name",
             ));
         }
         None
+    }
+
+    /// The names of the engine's own credentials: keys of providers, what git pushes with, and others.
+    pub fn own_credentials(&self) -> impl Iterator<Item = &str> {
+        let keys = crate::providers::PROVIDERS.iter().flat_map(|provider| provider.access().key_vars);
+        let git =
+            self.git.credentials.values().flat_map(|of_host| [of_host.token.as_deref(), of_host.proxy.as_deref()]);
+        keys.copied().chain(OWN_CREDENTIALS.iter().copied()).chain(git.flatten())
     }
 
     /// What a repository's `network` grants; it was checked when devo.yaml was read.
@@ -405,6 +459,26 @@ impl Config {
             _ => None,
         }
     }
+}
+
+/// `HOST` or `HOST:PORT`.
+fn names_a_host(text: &str) -> bool {
+    !text.is_empty()
+        && !text.starts_with(['-', '.', ':'])
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte))
+}
+
+/// Capitals, digits and `_`, as environment variables are named; tokens look otherwise.
+fn names_a_secret(text: &str) -> bool {
+    text.len() <= 64
+        && text.starts_with(|first: char| first.is_ascii_uppercase() || first == '_')
+        && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+/// An address without a user or password in it.
+fn names_a_proxy(text: &str) -> bool {
+    let rest = ["http://", "https://", "socks5://", "socks5h://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+    rest.is_some_and(|rest| names_a_host(rest.trim_end_matches('/')))
 }
 
 /// Every place where a value does not fit a schema.
@@ -484,7 +558,7 @@ mod tests {
     fn the_default_file_is_valid_and_so_are_its_examples() {
         let shipped = include_bytes!("app/devo.yaml");
         assert!(Config::read(FILE, shipped).unwrap().repos.is_empty());
-        let uncommented = "repos:\n  shop:\n    url: git@github.com:acme/shop.git\n    base: development\n    protected: [\"release/*\"]\n    checks: {test: python3 -m pytest -q}\n    sandbox: {type: bubblewrap}\n    network: [registry.example.org, \"*.example.org:8443\"]\n    services: {db: {image: postgres:17, ready: pg_isready}}\nsecrets: [NPM_TOKEN]\nroles:\n  planner: {provider: anthropic, model: claude-opus-5-5}\nprices: {m: {input: 0, output: 0, cached: 0}}\nlimits: {parallel: 8}\ngit: {author: {name: a, email: b}}\nchat: {telegram: {allow: [1]}}\nweb: {listen: 127.0.0.1:7333}\n";
+        let uncommented = "repos:\n  shop:\n    url: git@github.com:acme/shop.git\n    base: development\n    protected: [\"release/*\"]\n    checks: {test: python3 -m pytest -q}\n    sandbox: {type: bubblewrap}\n    network: [registry.example.org, \"*.example.org:8443\"]\n    services: {db: {image: postgres:17, ready: pg_isready}}\nsecrets: [NPM_TOKEN]\nroles:\n  planner: {provider: anthropic, model: claude-opus-5-5}\nprices: {m: {input: 0, output: 0, cached: 0}}\nlimits: {parallel: 8}\ngit: {author: {name: a, email: b}, credentials: {github.com: {token: GITHUB_TOKEN, proxy: \"http://p:3128\"}, \"h:22\": {ssh_key: ~/.ssh/id}}}\nchat: {telegram: {allow: [1]}}\nweb: {listen: 127.0.0.1:7333}\n";
         let config = Config::read(FILE, uncommented.as_bytes()).unwrap();
         assert_eq!(config.repos["shop"].checks["test"], "python3 -m pytest -q");
         assert_eq!(config.roles.executor.provider, "gemini");
@@ -502,12 +576,17 @@ mod tests {
             "repos:\n  ../x: {url: x}\nroles:\n  planner: {provider: anthropc, model: m}\nsandbox: {type: docker}\n";
         let codes: Vec<_> = Config::read(FILE, text.as_bytes()).unwrap_err().iter().map(|fault| fault.code).collect();
         assert_eq!(codes, ["bad_name", "not_available", "unknown_provider"]);
-        let text = "repos:\n  shop:\n    url: x\n    network:\n      - a.org\n      - http://b.org\n    services:\n      DB: {image: ''}\nsecrets: [A, DEVO_TOKEN, GEMINI_API_KEY, PATH, a-b]\n";
+        let text = "repos:\n  shop:\n    url: x\n    network:\n      - a.org\n      - http://b.org\n    services:\n      DB: {image: ''}\nsecrets: [A, DEVO_TOKEN, GEMINI_API_KEY, PATH, a-b, MY_GIT]\ngit: {credentials: {github.com: {token: MY_GIT}}}\n";
         let wrong = Config::read(FILE, text.as_bytes()).unwrap_err();
         let places: Vec<_> = wrong.iter().map(|fault| (fault.code, fault.line, fault.column)).collect();
-        let secrets = [14, 26, 42, 48].map(|column| ("bad_secret", 9, column));
+        let secrets = [14, 26, 42, 48, 53].map(|column| ("bad_secret", 9, column));
         assert_eq!(places[0], ("bad_domain", 6, 9));
         assert_eq!([places[1].0, places[2].0], ["bad_name", "wrong_value"]);
         assert_eq!(places[3..], secrets);
+        let text = "git:\n  credentials:\n    https://github.com: {token: T}\n    github.com: {token: ghp_s3cret, proxy: \"http://u:s3cret@p\"}\n";
+        let wrong = Config::read(FILE, text.as_bytes()).unwrap_err();
+        let codes: Vec<_> = wrong.iter().map(|fault| (fault.code, fault.line)).collect();
+        assert_eq!(codes, [("not_a_name", 4), ("not_a_name", 4), ("bad_host", 3)]);
+        assert!(wrong.iter().all(|fault| !fault.message.contains("s3cret")), "{wrong:?}");
     }
 }

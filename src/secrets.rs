@@ -2,12 +2,16 @@
 //!
 //! A [`Masker`] knows the engine's own credentials and a pipeline's secrets; whoever writes text that came from outside
 //! (a command's output, a provider's error) to the journal, a log, a prompt or a screen passes it through first.
+//! `source` is where secrets come from.
+
+pub mod source;
 
 use std::ops::Range;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, LazyLock, RwLock};
 
 use aho_corasick::AhoCorasick;
 use base64::Engine as _;
+use regex::Regex;
 use secrecy::{ExposeSecret as _, SecretString};
 
 /// What stands where a secret stood.
@@ -252,6 +256,24 @@ impl LineMasker {
     }
 }
 
+/// What a line looks like, if it looks like a key that someone forgot: a guess by well-known forms, no proof either way.
+pub fn looks_like_a_key(line: &str) -> Option<&'static str> {
+    static FORMS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
+        let forms = [
+            (r"-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY-----", "a private key"),
+            (r"\b(ghp|gho|ghu|ghs|ghr)_[A-Za-z0-9]{36}\b|\bgithub_pat_[A-Za-z0-9_]{60,}", "a GitHub token"),
+            (r"\bglpat-[A-Za-z0-9_-]{20}", "a GitLab token"),
+            (r"\b(AKIA|ASIA)[A-Z0-9]{16}\b", "an AWS key"),
+            (r"\bAIza[A-Za-z0-9_-]{35}", "a Google key"),
+            (r"\bsk-(ant|proj)-[A-Za-z0-9_-]{20,}", "a key of a model provider"),
+            (r"\bxox[abprs]-[A-Za-z0-9-]{10,}", "a Slack token"),
+            (r"\b[0-9]{8,10}:AA[A-Za-z0-9_-]{33}\b", "a Telegram token"),
+        ];
+        forms.map(|(form, name)| (Regex::new(form).expect("a fixed pattern"), name)).into()
+    });
+    FORMS.iter().find(|(form, _)| form.is_match(line)).map(|(_, name)| *name)
+}
+
 impl std::fmt::Debug for Masker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Masker")
@@ -390,6 +412,17 @@ mod tests {
         let masker = Masker::default();
         masker.add(&SecretString::from("abc".to_owned()));
         assert_eq!(masker.mask("abcdef"), "abcdef");
+    }
+
+    #[test]
+    fn forgotten_keys_are_recognised_by_their_form() {
+        let telegram = format!("bot = \"12345678:AA{}\"", "x".repeat(33));
+        for line in ["-----BEGIN OPENSSH PRIVATE KEY-----", "k: AKIAABCDEFGHIJKLMNOP", &telegram] {
+            assert!(looks_like_a_key(line).is_some(), "{line}");
+        }
+        for line in ["-----BEGIN PUBLIC KEY-----", "AKIA", "sk-ant", "let key = env(\"GITHUB_TOKEN\");"] {
+            assert_eq!(looks_like_a_key(line), None, "{line}");
+        }
     }
 
     #[test]

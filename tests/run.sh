@@ -12,6 +12,8 @@ missing=()
 for pair in git:git bwrap:bubblewrap cc:gcc python3:python3; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
+# Not on an ordinary user's PATH.
+[ -x /usr/sbin/sshd ] || missing+=(openssh-server)
 if [ "${#missing[@]}" -gt 0 ]; then
     echo "installing: ${missing[*]}"
     as_root apt-get update -qq

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::access;
 use crate::agent::talk::Store;
 use crate::config::{self, Config, SandboxType};
 use crate::core::event::{CassetteUse, RunSpec};
@@ -26,7 +27,7 @@ use crate::secrets::Masker;
 use crate::steps::models::Clients;
 use crate::steps::repo::Repo;
 use crate::steps::{Equipment, kind};
-use crate::workspace::{Author, Credentials, Git, LinkTemplate, Remote, store_key};
+use crate::workspace::{Author, Git, LinkTemplate, Remote, store_key};
 use crate::yaml;
 
 /// Which step types call which role's model.
@@ -91,15 +92,12 @@ impl Shop {
             self.masker.add(password);
         }
         let key = if key.is_empty() { store_key(&remote) } else { key };
-        let credentials = Credentials {
-            token: None,
-            ssh_auth_sock: environment("SSH_AUTH_SOCK").map(PathBuf::from),
-            ..Credentials::default()
-        };
-        let links = self.config.links.iter().find(|(host, _)| remote.shown().contains(host.as_str()));
+        let credentials = access::credentials(&self.home, &self.config.git, &remote, &self.masker, &environment)?;
+        let links = self.config.links.iter().find(|(host, _)| remote.is_on(host));
         Ok(Repo {
             key,
             base: repo.and_then(|repo| repo.base.clone()),
+            depth: repo.and_then(|repo| repo.depth),
             protected: repo.map_or_else(Vec::new, |repo| repo.protected.clone()),
             checks: repo.map_or_else(Vec::new, |repo| repo.checks.clone().into_iter().collect()),
             author: Author { name: self.config.git.author.name.clone(), email: self.config.git.author.email.clone() },

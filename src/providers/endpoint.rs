@@ -1,15 +1,11 @@
 //! Where a provider is and the key for it, read from an environment that is passed in. Sends nothing.
 
 use std::fmt;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
 
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 
 use super::Provider;
-
-/// The largest key file read, in bytes.
-const KEY_MAX: u64 = 16 * 1024;
+use crate::secrets::source::{Unreadable, secret};
 
 /// An address and the key that goes there and nowhere else.
 #[derive(Clone)]
@@ -39,15 +35,8 @@ pub enum EndpointError {
         reason: String,
     },
     /// The file that should hold the key cannot be read.
-    #[error("the file that {name} names cannot be read ({}): {reason}", .path.display())]
-    File {
-        /// The variable.
-        name: String,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
+    #[error(transparent)]
+    File(#[from] Unreadable),
 }
 
 impl EndpointError {
@@ -55,9 +44,7 @@ impl EndpointError {
     pub fn hint(&self) -> String {
         match self {
             Self::Address { name, .. } => format!("set {name} to something like https://host/path, without a query"),
-            Self::File { name, path, .. } => {
-                format!("write the key alone into {} (mode 0600), or unset {name}", path.display())
-            }
+            Self::File(unreadable) => unreadable.hint(),
         }
     }
 }
@@ -113,58 +100,10 @@ impl Endpoint {
     }
 }
 
-/// A secret from the first of: the variables of these names, the files that `NAME_FILE` names, the files of these names
-/// in `$CREDENTIALS_DIRECTORY` (systemd). White space around it is dropped; an empty one counts as none.
-pub fn secret(names: &[&str], lookup: &dyn Fn(&str) -> Option<String>) -> Result<Option<SecretString>, EndpointError> {
-    for name in names {
-        if let Some(key) = lookup(name).and_then(filled) {
-            return Ok(Some(key));
-        }
-    }
-    for name in names {
-        let name = format!("{name}_FILE");
-        if let Some(path) = lookup(&name).filter(|path| !path.is_empty())
-            && let Some(key) = from_file(&name, Path::new(&path))?
-        {
-            return Ok(Some(key));
-        }
-    }
-    let Some(folder) = lookup("CREDENTIALS_DIRECTORY").filter(|path| !path.is_empty()) else { return Ok(None) };
-    for name in names {
-        let path = Path::new(&folder).join(name);
-        if path.exists()
-            && let Some(key) = from_file("CREDENTIALS_DIRECTORY", &path)?
-        {
-            return Ok(Some(key));
-        }
-    }
-    Ok(None)
-}
-
-fn from_file(name: &str, path: &Path) -> Result<Option<SecretString>, EndpointError> {
-    let refuse = |reason: String| EndpointError::File { name: name.to_owned(), path: path.to_owned(), reason };
-    let meta = std::fs::metadata(path).map_err(|error| refuse(error.to_string()))?;
-    if !meta.is_file() {
-        return Err(refuse("it is not a file".into()));
-    }
-    let file = std::fs::File::open(path).map_err(|error| refuse(error.to_string()))?;
-    let mut text = String::new();
-    file.take(KEY_MAX + 1).read_to_string(&mut text).map_err(|error| refuse(error.to_string()))?;
-    let text = SecretString::from(text);
-    if text.expose_secret().len() as u64 > KEY_MAX {
-        return Err(refuse("it is too large for a key".into()));
-    }
-    Ok(filled(text.expose_secret().to_owned()))
-}
-
-fn filled(text: String) -> Option<SecretString> {
-    let text = SecretString::from(text);
-    let key = text.expose_secret().trim();
-    (!key.is_empty()).then(|| key.to_owned().into())
-}
-
 #[cfg(test)]
 mod tests {
+    use secrecy::ExposeSecret as _;
+
     use super::*;
     use crate::providers::provider;
 
@@ -190,13 +129,6 @@ mod tests {
         assert_eq!(key_of("gemini", &all[2..]).as_deref(), Some("from-systemd"));
         assert_eq!(key_of("gemini", &[("GOOGLE_API_KEY", "direct"), all[1]]).as_deref(), Some("direct"));
         assert_eq!(key_of("anthropic", &all), None);
-    }
-
-    #[test]
-    fn a_file_that_is_not_there_is_named() {
-        let error = secret(&["K"], &env(&[("K_FILE", "/nowhere/k")])).unwrap_err();
-        assert!(error.to_string().contains("/nowhere/k") && error.to_string().contains("K_FILE"), "{error}");
-        assert!(secret(&["K"], &env(&[("K_FILE", "/dev/zero")])).unwrap_err().to_string().contains("not a file"));
     }
 
     #[test]

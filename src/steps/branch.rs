@@ -62,8 +62,19 @@ async fn make(cx: &Context, turn: &Turn) -> Result<Outcome, Failure> {
                 path: mark.clone(),
                 source,
             })?;
-            let base = store.resolve_base(repo.base.as_deref())?;
-            Ok((worktree, base.branch, base.said))
+            match store.resolve_base(repo.base.as_deref()) {
+                Ok(base) => Ok((worktree, base.branch, base.said)),
+                // It went after the plan was made; the commit is what counts, and it is kept.
+                Err(Error::BaseMissing { .. } | Error::NoBase { .. }) => {
+                    let base = repo.base.clone().unwrap_or_default();
+                    Ok((
+                        worktree,
+                        base,
+                        Some("the branch that the work starts from is gone from the remote".to_owned()),
+                    ))
+                }
+                Err(error) => Err(error),
+            }
         })
         .await?;
     if let Some(said) = said {

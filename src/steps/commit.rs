@@ -12,7 +12,8 @@ use crate::core::failure::Failure;
 use crate::core::graph::Authority;
 use crate::core::plan::PlanRecord;
 use crate::core::time::Timestamp;
-use crate::workspace::{Error, NewCommit};
+use crate::secrets::looks_like_a_key;
+use crate::workspace::{Error, NewCommit, TreeId};
 
 /// `commit` in the list.
 pub const KIND: Kind = Kind {
@@ -27,6 +28,9 @@ pub const KIND: Kind = Kind {
 
 /// The longest subject, in characters: what `git log --oneline` and forges show whole.
 const SUBJECT_MAX: usize = 72;
+
+/// Of the places that a message names.
+const PLACES_MAX: usize = 10;
 
 /// The step's own keys.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -77,8 +81,45 @@ impl Commit {
             return Err(Failure::terminal("secret", "the commit's message holds a secret of this engine")
                 .hint("revise the plan so that its text does not repeat it"));
         }
+        no_secrets(cx, tree).await?;
         Ok(Outcome::Again(json!({"tree": tree.to_string(), "message": message, "date_ms": cx.now.0})))
     }
+}
+
+/// Refuses a change that brings a secret which this engine knows; says which lines look like a key of someone else.
+async fn no_secrets(cx: &Context, tree: TreeId) -> Result<(), Failure> {
+    let parent = cx.commit_id("branch", "base_commit")?;
+    let (run_dir, masker) = (cx.run_dir.clone(), cx.equipment.masker.clone());
+    let (known, alike) = cx
+        .git(move |repo, cancelled| {
+            let worktree = repo.worktree(&run_dir, cancelled)?;
+            let (mut known, mut alike) = (Vec::new(), Vec::new());
+            worktree.additions(worktree.tree_of(parent)?, tree, &mut |path, line, bytes| {
+                let text = String::from_utf8_lossy(bytes);
+                let place = if line == 0 { format!("the name {path}") } else { format!("{path}:{line}") };
+                if masker.found_in(&text) {
+                    known.push(place);
+                } else if let Some(what) = looks_like_a_key(&text) {
+                    alike.push(format!("{place} looks like {what}"));
+                }
+            })?;
+            Ok::<_, Error>((known, alike))
+        })
+        .await?;
+    for line in alike.iter().take(PLACES_MAX) {
+        cx.note(format!("look before you merge: {line}"));
+    }
+    if known.is_empty() {
+        return Ok(());
+    }
+    // The path itself may be what holds it.
+    let places = cx.equipment.masker.mask(&known[..known.len().min(PLACES_MAX)].join(", "));
+    let more = if known.len() > PLACES_MAX { format!(" and {} more", known.len() - PLACES_MAX) } else { String::new() };
+    let editing =
+        cx.outputs.iter().filter(|(_, produced)| produced.kind == "execute-loop").max_by_key(|(_, p)| p.index);
+    let from = editing.map_or_else(|| "STEP".to_owned(), |(id, _)| id.to_string());
+    Err(Failure::terminal("secret", format!("nothing is committed: a secret of this engine stands in {places}{more}"))
+        .hint(format!("find out how it got there and renew it; `devo retry RUN --from {from}` makes the change anew")))
 }
 
 /// Second turn: makes it, or finds that it was made.

@@ -106,7 +106,17 @@ impl PlanStep {
             }
         };
         let commit: CommitId = base_commit.parse().map_err(|error: Error| error.to_failure())?;
-        let view = cx.git(move |repo, cancelled| repo.store(cancelled)?.view(commit)).await?;
+        let at_first = carried.is_none();
+        let (view, cautions) = cx
+            .git(move |repo, cancelled| {
+                let view = repo.store(cancelled)?.view(commit)?;
+                let cautions = if at_first { view.cautions()? } else { Vec::new() };
+                Ok((view, cautions))
+            })
+            .await?;
+        for caution in cautions {
+            cx.note(caution);
+        }
         let source =
             TreeSource::new(ViewTree(view)).map_err(|error| Failure::terminal("repository", error.to_string()))?;
         let checks = repo.check_names();

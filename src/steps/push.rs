@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{Context, Kind, Outcome, Step, Turn, build};
+use crate::core::event::{Question, QuestionKind};
 use crate::core::failure::Failure;
 use crate::core::graph::Authority;
 use crate::workspace::{Patience, PushOrder, links, push};
@@ -21,10 +22,14 @@ pub const KIND: Kind = Kind {
     build: build::<Push>,
 };
 
-/// A remote that does not answer holds a run this long, per try.
-const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5 * 60);
-/// Waits between tries while a remote does not answer; then the step fails and can be retried.
-const WAITS_MS: [u64; 5] = [5_000, 15_000, 60_000, 240_000, 600_000];
+/// A push that makes no end holds a run this long, per try; being asked for its branches a remote has less time.
+const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(15 * 60);
+/// Waits between tries while a remote is not there, a little over 15 minutes in all; then the person is asked.
+const WAITS_MS: [u64; 6] = [5_000, 15_000, 60_000, 180_000, 300_000, 360_000];
+/// The carry of a step that asked.
+const ASKED: &str = "asked";
+/// Answers that end the waiting.
+const STOP: [&str; 6] = ["stop", "no", "n", "fail", "give up", "parar"];
 
 /// The step has no keys of its own.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -34,21 +39,44 @@ pub struct Push {}
 #[async_trait]
 impl Step for Push {
     async fn run(&self, cx: &Context, turn: Turn) -> Outcome {
-        match send(cx).await {
+        let asked = turn.carry == ASKED;
+        match send(cx, asked && wants_to_stop(turn.answer.as_deref())).await {
             Ok(outcome) => outcome,
-            Err(failure) if failure.retryable && !cx.cancel.is_cancelled() => {
-                let tried = turn.carry.as_u64().unwrap_or(0);
-                match WAITS_MS.get(usize::try_from(tried).unwrap_or(usize::MAX)) {
-                    Some(wait) => Outcome::Park { reason: failure.message, for_ms: *wait, carry: json!(tried + 1) },
-                    None => Outcome::Fail(failure),
-                }
-            }
-            Err(failure) => Outcome::Fail(failure),
+            Err(failure) if cx.cancel.is_cancelled() => Outcome::Fail(failure),
+            Err(failure) => after(failure, if asked { 0 } else { turn.carry.as_u64().unwrap_or(0) }),
         }
     }
 }
 
-async fn send(cx: &Context) -> Result<Outcome, Failure> {
+fn wants_to_stop(answer: Option<&str>) -> bool {
+    answer.is_some_and(|answer| STOP.contains(&answer.trim().to_lowercase().as_str()))
+}
+
+/// What becomes of a try that failed after so many others: what may pass by itself is waited for, then asked about; all else
+/// fails. Nothing is lost either way: the commit stays, and a push looks before it acts.
+fn after(failure: Failure, tried: u64) -> Outcome {
+    if !failure.retryable {
+        return Outcome::Fail(failure);
+    }
+    match usize::try_from(tried).ok().and_then(|tried| WAITS_MS.get(tried)) {
+        Some(wait) => Outcome::Park { reason: failure.message, for_ms: *wait, carry: json!(tried + 1) },
+        None => {
+            let minutes = WAITS_MS.iter().sum::<u64>() / 60_000;
+            let text = format!(
+                "the branch could not be pushed for {minutes} minutes: {}. The commit is kept. Answer `again` to go on \
+                 trying, or `stop` to end the run; `devo retry RUN` pushes it later without doing the work again",
+                failure.message
+            );
+            Outcome::Ask(Question { kind: QuestionKind::Answer, text }, json!(ASKED))
+        }
+    }
+}
+
+async fn send(cx: &Context, stop: bool) -> Result<Outcome, Failure> {
+    if stop {
+        return Err(Failure::terminal("push_given_up", "the remote could not be reached, and the answer was to stop")
+            .hint("when it is there again, push without doing the work again: devo retry RUN --from push"));
+    }
     let commit = cx.commit_id("commit", "commit")?;
     let tested = cx.tree_id("test", "tree")?;
     let field =
@@ -80,4 +108,34 @@ async fn send(cx: &Context) -> Result<Outcome, Failure> {
     Ok(Outcome::Done(json!({
         "branch": pushed.branch.as_str(), "commit": pushed.commit.to_string(), "remote": shown, "links": links,
     })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_remote_that_is_away_is_waited_for_then_asked_about() {
+        let away = || Failure::retryable("unreachable", "nobody is there");
+        let mut waited = 0;
+        let mut carry = json!(null);
+        let question = loop {
+            match after(away(), carry.as_u64().unwrap_or(0)) {
+                Outcome::Park { for_ms, carry: next, reason } => {
+                    assert_eq!(reason, "nobody is there");
+                    (waited, carry) = (waited + for_ms, next);
+                }
+                Outcome::Ask(question, next) => {
+                    assert_eq!(next, ASKED);
+                    break question;
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!((15 * 60_000..17 * 60_000).contains(&waited), "{waited}");
+        assert!(question.kind == QuestionKind::Answer && question.text.contains("nobody is there"), "{question:?}");
+        assert!(wants_to_stop(Some(" STOP ")) && !wants_to_stop(Some("again")) && !wants_to_stop(None));
+        let refused = Failure::terminal("push_rejected", "no");
+        assert_eq!(after(refused.clone(), 0), Outcome::Fail(refused));
+    }
 }

@@ -151,7 +151,7 @@ impl Worktree {
     }
 }
 
-fn compare(repo: &Repository, from: TreeId, to: TreeId, renames: bool) -> Result<git2::Diff<'_>> {
+pub(super) fn compare(repo: &Repository, from: TreeId, to: TreeId, renames: bool) -> Result<git2::Diff<'_>> {
     let tree = |id: TreeId| repo.find_tree(id.0).map_err(|_| missing("tree", id.0));
     let mut options = DiffOptions::new();
     options.max_size(TEXT_MAX).include_typechange(true);

@@ -75,6 +75,8 @@ pub enum Error {
         remote: String,
         /// What git said.
         said: String,
+        /// What a person does about it.
+        remedy: String,
     },
     /// The host of an ssh remote is unknown or changed.
     #[error("the ssh host key of {remote} is not known{}", after(said))]
@@ -83,6 +85,8 @@ pub enum Error {
         remote: String,
         /// What ssh said.
         said: String,
+        /// What a person does about it.
+        remedy: String,
     },
     /// The network or the remote is down.
     #[error("{remote} cannot be reached{}", after(said))]
@@ -326,16 +330,13 @@ impl Error {
             Self::BadKey { .. } => "use letters, digits, `.`, `_` and `-` in the repository's key, 64 at most",
             Self::BadPattern { .. } => "write `protected` in devo.yaml as globs, for instance \"release/*\"",
             Self::NotFound { .. } => "check `url` in devo.yaml, and that this account may read the repository",
-            Self::Auth { .. } => {
-                "give access: for https a token that may read and push this repository, for ssh a key in the agent"
-            }
-            Self::HostKey { .. } => "connect once by hand and compare the fingerprint: ssh -T git@HOST",
-            Self::Unreachable { .. } => "check the network; the run goes on where it stood: devo resume RUN",
+            Self::Auth { remedy, .. } | Self::HostKey { remedy, .. } => return Some(remedy.clone()),
+            Self::Unreachable { .. } => "check the network and that host, then `devo retry RUN`",
             Self::Redirected { .. } => "put the new address into `url` in devo.yaml",
             Self::Ownership { .. } => "run as the owner of the repository, or give a copy of your own as `url`",
             Self::Empty { .. } => "push a first commit to it, then run the task again",
             Self::Unsupported { .. } => "use a repository with sha1 objects",
-            Self::Timeout { .. } | Self::NotLanded { .. } => "try again: devo resume RUN",
+            Self::Timeout { .. } | Self::NotLanded { .. } => "find out why it does not answer, then `devo retry RUN`",
             Self::Busy { .. } => "wait for the other process, or stop it",
             Self::MissingObject { .. } => "the home's repos/ or runs/ folder lost files; start the task again",
             Self::OtherWorkspace { .. } | Self::NoWorkspace { .. } => "start the task again",

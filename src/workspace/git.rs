@@ -17,7 +17,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::error::{Error, Result};
-use super::remote::{Kind, Remote, without_credentials};
+use super::meaning::{clean, meaning};
+use super::remote::{Kind, Remote};
 
 /// The oldest git that is used.
 pub const MINIMUM_GIT: (u32, u32) = (2, 30);
@@ -51,12 +52,31 @@ impl Patience<'_> {
 pub struct Credentials {
     /// For https: sent as a password to the remote's own host, in a header that only git's environment holds.
     pub token: Option<SecretString>,
+    /// Where the token was read from, for messages: the name of a variable.
+    pub token_name: Option<String>,
+    /// The user beside the token, where the address names none.
+    pub user: Option<String>,
     /// The agent's socket (`SSH_AUTH_SOCK`).
     pub ssh_auth_sock: Option<PathBuf>,
     /// A private key's file; without it ssh looks in its usual places.
     pub ssh_key: Option<PathBuf>,
+    /// A file of known host keys; without it ssh uses that of the user.
+    pub known_hosts: Option<PathBuf>,
     /// A proxy for https, with its own credentials if it has some.
     pub https_proxy: Option<SecretString>,
+    /// Hosts that are reached without the proxy, as in `no_proxy`.
+    pub no_proxy: Option<String>,
+}
+
+impl Credentials {
+    /// What is sent as `user:password` to an https remote; `None` without a token or a password in the address.
+    pub fn login(&self, remote: &Remote) -> Option<SecretString> {
+        let secret = self.token.as_ref().or(remote.password())?;
+        // What forges ask for beside a token where nothing names a user; most take any name.
+        let anyone = if remote.shown().contains("bitbucket") { "x-token-auth" } else { "x-access-token" };
+        let user = self.user.as_deref().or(remote.user()).unwrap_or(anyone);
+        Some(SecretString::from(format!("{user}:{}", secret.expose_secret())))
+    }
 }
 
 /// A `git` that was found and is new enough.
@@ -190,7 +210,7 @@ impl Git {
     /// As [`Git::run`], with a bad status as the error that its text means.
     pub(super) fn run_ok(&self, call: &Call<'_>) -> Result<Output> {
         let output = self.run(call)?;
-        if output.ok { Ok(output) } else { Err(meaning(call.what, call.remote, &output.stderr)) }
+        if output.ok { Ok(output) } else { Err(meaning(call.what, call.remote, call.credentials, &output.stderr)) }
     }
 
     /// Puts what opens the remote into git's environment; says whether a header with credentials is among it.
@@ -201,31 +221,23 @@ impl Git {
                 if let Some(sock) = &credentials.ssh_auth_sock {
                     command.env("SSH_AUTH_SOCK", sock);
                 }
-                // No shared connections: they leave a process behind.
-                let mut ssh =
-                    OsString::from("ssh -oBatchMode=yes -oControlMaster=no -oControlPath=none -oConnectTimeout=30");
-                if let Some(key) = &credentials.ssh_key {
-                    ssh.push(" -oIdentitiesOnly=yes -i ");
-                    ssh.push(shell_quoted(key)?);
-                }
-                command.env("GIT_SSH_COMMAND", ssh).env("GIT_SSH_VARIANT", "ssh");
+                command.env("GIT_SSH_COMMAND", ssh_command(credentials)?).env("GIT_SSH_VARIANT", "ssh");
                 Ok(false)
             }
             Kind::Web { scheme, host, .. } => {
                 if let Some(proxy) = &credentials.https_proxy {
                     command.env("https_proxy", proxy.expose_secret());
                 }
-                let Some(secret) = credentials.token.as_ref().or(remote.password()) else { return Ok(false) };
+                if let Some(hosts) = &credentials.no_proxy {
+                    command.env("no_proxy", hosts);
+                }
+                let Some(login) = credentials.login(remote) else { return Ok(false) };
                 if self.version < TOKEN_GIT {
                     let needed = format!("{}.{}, to pass a token unseen,", TOKEN_GIT.0, TOKEN_GIT.1);
                     return Err(Error::GitOld { found: self.version_text.clone(), needed });
                 }
-                // What forges ask for beside a token where the address names no user; most take any name.
-                let anyone = if host.contains("bitbucket") { "x-token-auth" } else { "x-access-token" };
-                let user = remote.user().unwrap_or(anyone);
-                let login = format!("{user}:{}", secret.expose_secret());
-                let header =
-                    format!("Authorization: Basic {}", base64::engine::general_purpose::STANDARD.encode(login));
+                let login = base64::engine::general_purpose::STANDARD.encode(login.expose_secret());
+                let header = format!("Authorization: Basic {login}");
                 command
                     .env("GIT_CONFIG_COUNT", "1")
                     .env("GIT_CONFIG_KEY_0", format!("http.{scheme}://{host}/.extraHeader"))
@@ -236,10 +248,30 @@ impl Git {
     }
 }
 
+/// How git starts ssh. Asks nothing, takes no host key that it does not know, forwards nothing, shares no connection (that
+/// would leave a process behind), and notices a server that is gone. Besides, ssh reads the user's own `~/.ssh`, found by the
+/// password database: `HOME` is of no account to it.
+fn ssh_command(credentials: &Credentials) -> Result<OsString> {
+    let mut ssh = OsString::from(
+        "ssh -oBatchMode=yes -oStrictHostKeyChecking=yes -oClearAllForwardings=yes -oForwardAgent=no \
+         -oPermitLocalCommand=no -oControlMaster=no -oControlPath=none -oConnectTimeout=30 -oServerAliveInterval=15 \
+         -oServerAliveCountMax=4",
+    );
+    if let Some(file) = &credentials.known_hosts {
+        ssh.push(" -oUserKnownHostsFile=");
+        ssh.push(shell_quoted(file)?);
+    }
+    if let Some(key) = &credentials.ssh_key {
+        ssh.push(" -oIdentitiesOnly=yes -i ");
+        ssh.push(shell_quoted(key)?);
+    }
+    Ok(ssh)
+}
+
 /// For `sh`, which is how git starts ssh.
 fn shell_quoted(path: &Path) -> Result<String> {
     let refused = || Error::Io {
-        doing: "using the ssh key",
+        doing: "giving ssh the file",
         path: path.to_owned(),
         source: std::io::Error::from(std::io::ErrorKind::InvalidInput),
     };
@@ -359,130 +391,9 @@ fn drain(pipe: &mut impl std::io::Read, into: &mut Vec<u8>, most: usize, keep_en
     Ok(true)
 }
 
-/// A text of git or a remote for people: UTF-8, no control codes, no credentials, the noise of git left out, 2,000
-/// characters at most from its end.
-pub(super) fn clean(text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(text);
-    let mut lines: Vec<String> = Vec::new();
-    for line in text.split(['\n', '\r']) {
-        let line: String = strip_escapes(line).chars().filter(|c| !c.is_control() && !is_bidi(*c)).collect();
-        let line = without_credentials(line.trim());
-        let noise = ["hint: ", "warning: core.fsyncObjectFiles", "Please make sure you have the correct access rights"];
-        if !line.is_empty()
-            && !noise.iter().any(|noise| line.starts_with(noise))
-            && line != "and the repository exists."
-        {
-            lines.push(line);
-        }
-    }
-    let text = lines.join("; ");
-    let count = text.chars().count();
-    if count > 2000 { format!("… {}", text.chars().skip(count - 2000).collect::<String>()) } else { text }
-}
-
-fn is_bidi(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// Takes whole terminal sequences out (`ESC [ … letter`, `ESC ] … BEL`), so that their insides do not stay behind as text.
-fn strip_escapes(line: &str) -> String {
-    let mut out = String::with_capacity(line.len());
-    let mut chars = line.chars();
-    while let Some(c) = chars.next() {
-        if c != '\u{1b}' {
-            out.push(c);
-            continue;
-        }
-        match chars.next() {
-            Some('[') => drop(chars.by_ref().find(|c| ('\u{40}'..='\u{7e}').contains(c))),
-            Some(']') => drop(chars.by_ref().find(|c| *c == '\u{7}')),
-            _ => {}
-        }
-    }
-    out
-}
-
-/// Which error a text of git's stands for.
-pub(super) fn meaning(what: &'static str, remote: &Remote, stderr: &[u8]) -> Error {
-    let said = clean(stderr);
-    let lower = said.to_lowercase();
-    let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-    let remote = remote.shown();
-    if has(&["no space left on device", "disk quota exceeded"]) {
-        Error::DiskFull { doing: "running git", path: PathBuf::new() }
-    } else if has(&["dubious ownership"]) {
-        Error::Ownership { remote }
-    } else if has(&["host key verification failed", "remote host identification has changed"]) {
-        Error::HostKey { remote, said }
-    } else if has(&["mismatched algorithms", "unknown repository extension", "object-format"]) {
-        Error::Unsupported { remote, what: "a format other than sha1 objects" }
-    } else if has(&["error: 401", "error: 403", "error: 407", "authentication failed", "could not read username"])
-        || has(&["could not read password", "terminal prompts disabled", "permission denied (", "invalid credentials"])
-        || has(&["access denied", "too many authentication failures", "permission to "])
-    {
-        Error::Auth { remote, said }
-    } else if has(&[
-        "unable to update url base from redirection",
-        "error: 301",
-        "error: 302",
-        "error: 307",
-        "error: 308",
-    ]) {
-        Error::Redirected { remote, said }
-    } else if has(&["error: 404", "repository not found", "does not appear to be a git repository"])
-        || has(&["' not found", "does not exist", "no such file or directory", "project you were looking for"])
-    {
-        Error::NotFound { remote, said }
-    } else if has(&["could not resolve", "connection refused", "connection timed out", "connection reset"])
-        || has(&["failed to connect", "couldn't connect", "network is unreachable", "no route to host", "early eof"])
-        || has(&[
-            "operation timed out",
-            "hung up unexpectedly",
-            "connection closed",
-            "ssl",
-            "tls",
-            "error: 5",
-            "rpc failed",
-        ])
-        || has(&["unexpected disconnect", "temporary failure", "could not read from remote repository", "error: 429"])
-    {
-        Error::Unreachable { remote, said }
-    } else {
-        Error::Git { what, said }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn texts_of_a_remote_are_harmless() {
-        let text =
-            b"remote: \x1b[31mno\x1b[0m \x1b]0;owned\x07\xff entry\r\nhint: x\nsee https://u:tok@h/x \xe2\x80\xae!\n";
-        assert_eq!(clean(text), "remote: no \u{fffd} entry; see https://h/x !");
-        assert!(clean(&b"x".repeat(9000)).chars().count() <= 2002);
-    }
-
-    #[test]
-    fn texts_get_their_meaning() {
-        let remote = Remote::parse("https://h/x", Path::new("/")).unwrap();
-        for (text, code) in [
-            ("fatal: Authentication failed for 'https://h/x/'", "repo_auth"),
-            ("fatal: unable to access 'https://h/x/': The requested URL returned error: 403", "repo_auth"),
-            ("git@h: Permission denied (publickey).\nfatal: Could not read from remote repository.", "repo_auth"),
-            ("fatal: repository 'https://h/x/' not found", "repo_not_found"),
-            ("fatal: '/srv/x' does not appear to be a git repository", "repo_not_found"),
-            ("fatal: unable to access 'https://h/x/': Could not resolve host: h", "unreachable"),
-            ("fatal: unable to access 'https://h/x/': The requested URL returned error: 503", "unreachable"),
-            ("Host key verification failed.\nfatal: Could not read from remote repository.", "host_key"),
-            ("fatal: detected dubious ownership in repository at '/srv/x'", "repo_ownership"),
-            ("fatal: mismatched algorithms: client sha1; server sha256", "repo_unsupported"),
-            ("fatal: something new", "git_failed"),
-        ] {
-            assert_eq!(meaning("fetch", &remote, text.as_bytes()).code(), code, "{text}");
-        }
-    }
 
     #[test]
     fn versions_are_read() {

@@ -154,8 +154,11 @@ impl Place {
             Some(Forge::GitLab)
         } else if name.contains("github") {
             Some(Forge::GitHub)
-        } else if name.contains("bitbucket") || name.contains("stash") {
+        } else if name.contains("bitbucket") || name.contains("stash") || (!self.ssh && self.path.starts_with("scm/")) {
             Some(Forge::BitbucketServer)
+        } else if !self.ssh && self.path.contains("/_git/") {
+            // Azure DevOps on a server of one's own.
+            Some(Forge::Azure)
         } else {
             None
         }
@@ -270,6 +273,43 @@ mod tests {
                 "acme@vs-ssh.visualstudio.com:v3/acme/My%20Project/shop",
                 format!("{azure}?version=GBtask%2F1-a"),
                 format!("{azure}/pullrequestcreate?sourceRef=task%2F1-a&targetRef=development"),
+            ),
+            (
+                "https://acme.visualstudio.com/My%20Project/_git/shop",
+                "https://acme.visualstudio.com/My%20Project/_git/shop?version=GBtask%2F1-a".into(),
+                "https://acme.visualstudio.com/My%20Project/_git/shop/pullrequestcreate?sourceRef=task%2F1-a\
+                 &targetRef=development"
+                    .into(),
+            ),
+            (
+                "https://tfs.acme.com/tfs/All/Shop/_git/shop",
+                "https://tfs.acme.com/tfs/All/Shop/_git/shop?version=GBtask%2F1-a".into(),
+                "https://tfs.acme.com/tfs/All/Shop/_git/shop/pullrequestcreate?sourceRef=task%2F1-a&targetRef=development"
+                    .into(),
+            ),
+            (
+                "https://code.acme.com/scm/TEAM/shop.git",
+                "https://code.acme.com/projects/TEAM/repos/shop/browse?at=refs%2Fheads%2Ftask%2F1-a".into(),
+                "https://code.acme.com/projects/TEAM/repos/shop/pull-requests?create&targetBranch=development\
+                 &sourceBranch=task%2F1-a"
+                    .into(),
+            ),
+            (
+                "ssh://git@gitea.com/acme/shop",
+                "https://gitea.com/acme/shop/src/branch/task/1-a".into(),
+                "https://gitea.com/acme/shop/compare/development...task%2F1-a".into(),
+            ),
+            (
+                "https://gitlab.com/team/shop.git",
+                "https://gitlab.com/team/shop/-/tree/task/1-a".into(),
+                format!(
+                    "https://gitlab.com/team/shop/-/merge_requests/new?{lab}&merge_request%5Btarget_branch%5D=development"
+                ),
+            ),
+            (
+                "https://ana@bitbucket.org/acme/shop.git",
+                "https://bitbucket.org/acme/shop/branch/task/1-a".into(),
+                "https://bitbucket.org/acme/shop/pull-requests/new?source=task%2F1-a&dest=development&t=1".into(),
             ),
             ("git@git.acme.com:acme/shop.git", "git@git.acme.com:acme/shop.git#task/1-a".into(), String::new()),
             ("/srv/git/shop.git", "/srv/git/shop.git".into(), "/srv/git/shop.git".into()),

@@ -2,12 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::time::Duration;
 
 use git2::Oid;
 
 use super::error::{Error, Result};
-use super::git::{Call, Credentials, Git, Patience, clean};
+use super::git::{Call, Credentials, Git, Patience};
+use super::meaning::clean;
 use super::remote::Remote;
+
+/// The most that this question may take, however patient the caller is: a server that says nothing is not there.
+const LONGEST: Duration = Duration::from_secs(120);
 
 /// A remote's answer.
 pub(super) struct Listing {
@@ -30,6 +35,7 @@ pub(super) fn list(
     args.push("HEAD".into());
     args.push(format!("refs/heads/{}", branch.unwrap_or("*")).into());
     let what = "ls-remote";
+    let patience = Patience { timeout: patience.timeout.min(LONGEST), ..patience };
     let output = git.run_ok(&Call { what, git_dir: None, remote, credentials, args: &args, hold: None, patience })?;
     let garbled = || Error::Git { what, said: format!("an answer that cannot be read: {}", clean(&output.stdout)) };
     let text = str::from_utf8(&output.stdout).map_err(|_| garbled())?;

@@ -9,20 +9,23 @@
 //! | --- | --- |
 //! | `error` | what can go wrong, with hints |
 //! | `git` | the one place that starts the system's `git` |
+//! | `meaning`, `remedy` | what its words stand for, and what a person does about them |
 //! | `remote` | a repository's address, taken apart; credentials kept out of sight |
 //! | `listing` | what branches a remote has now |
 //! | `store` | bare clones under `repos/`, and which commit a run starts from |
-//! | `tree` | read-only view of a commit, for a planner |
+//! | `tree`, `cautions` | read-only view of a commit, for a planner; what its workspace will lack |
 //! | `folder` | file access that never follows a link |
 //! | `ignored` | `.gitignore` rules |
 //! | `worktree` | a run's git dir and workspace; commits |
 //! | `snapshot`, `restore` | workspace → tree, tree → workspace |
 //! | `entries` | what these two share: index, times, names |
-//! | `diff` | patch, diffstat, changed paths |
+//! | `diff`, `additions` | patch, diffstat, changed paths; the lines that came |
 //! | `protect`, `slug` | names of branches, and which of them are never pushed |
 //! | `push` | the push broker |
 //! | `links` | pages on a forge, computed offline |
 
+mod additions;
+mod cautions;
 mod diff;
 mod entries;
 mod error;
@@ -31,8 +34,10 @@ mod git;
 mod ignored;
 mod links;
 mod listing;
+mod meaning;
 mod protect;
 mod push;
+mod remedy;
 mod remote;
 mod restore;
 mod slug;
@@ -52,7 +57,7 @@ pub use push::{PushOrder, Pushed, push};
 pub use remote::Remote;
 pub use slug::slug;
 pub use snapshot::{LeftOut, Snapshot, Why};
-pub use store::{Base, Store, store_key};
+pub use store::{Base, Store, probe, store_key};
 pub use tree::{Content, FileKind, LogEntry, TreeFile, TreeView};
 pub use worktree::{Author, NewCommit, Worktree};
 

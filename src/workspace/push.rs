@@ -7,8 +7,9 @@
 use std::ffi::OsString;
 
 use super::error::{Error, Result};
-use super::git::{Call, Credentials, Git, Patience, clean, meaning};
+use super::git::{Call, Credentials, Git, Patience};
 use super::listing::list;
+use super::meaning::{clean, meaning};
 use super::protect::{BranchName, Protection};
 use super::remote::Remote;
 use super::worktree::{Worktree, missing};
@@ -104,7 +105,7 @@ pub fn push(git: &Git, order: &PushOrder<'_>) -> Result<Pushed> {
         patience,
     })?;
     if !output.ok {
-        return Err(why_not(remote, &branch, &output.stdout, &output.stderr));
+        return Err(why_not(remote, credentials, &branch, &output.stdout, &output.stderr));
     }
     let after = list(git, remote, Some(branch.as_str()), credentials, patience)?;
     if after.heads.get(branch.as_str()) != Some(&commit.0) {
@@ -117,8 +118,8 @@ pub fn push(git: &Git, order: &PushOrder<'_>) -> Result<Pushed> {
     Ok(Pushed { branch, commit, already: false })
 }
 
-fn why_not(remote: &Remote, branch: &BranchName, stdout: &[u8], stderr: &[u8]) -> Error {
-    let general = meaning("push", remote, stderr);
+fn why_not(remote: &Remote, credentials: &Credentials, branch: &BranchName, stdout: &[u8], stderr: &[u8]) -> Error {
+    let general = meaning("push", remote, credentials, stderr);
     if matches!(general, Error::DiskFull { .. }) {
         return general;
     }

@@ -101,6 +101,44 @@ impl Remote {
         self.password.as_ref()
     }
 
+    /// The host, with its port where that is not the usual one; `None` for a path.
+    pub fn place(&self) -> Option<String> {
+        let (host, port, usual) = match &self.kind {
+            Kind::Local(_) => return None,
+            Kind::Web { scheme, host, .. } => {
+                let usual = if *scheme == "https" { 443 } else { 80 };
+                let (host, port) = split_port(host);
+                (host, port, usual)
+            }
+            Kind::Ssh { host, port, .. } => (host.as_str(), *port, 22),
+        };
+        Some(match port.filter(|port| *port != usual) {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        })
+    }
+
+    /// Whether `HOST` or `HOST:PORT` names its host: without a port only the usual one is meant.
+    pub fn is_at(&self, place: &str) -> bool {
+        let usual = match &self.kind {
+            Kind::Web { scheme: "https", .. } => 443,
+            Kind::Web { .. } => 80,
+            _ => 22,
+        };
+        let place = place.to_ascii_lowercase();
+        let (host, port) = split_port(&place);
+        let place = match port {
+            Some(port) if port == usual => host,
+            _ => &place,
+        };
+        self.place().is_some_and(|own| own == place)
+    }
+
+    /// As [`Remote::is_at`]; without a port any one is meant.
+    pub fn is_on(&self, host: &str) -> bool {
+        self.is_at(host) || self.place().is_some_and(|own| split_port(&own).0 == host.to_ascii_lowercase())
+    }
+
     /// Whether it is a path on this machine.
     pub fn is_local(&self) -> bool {
         matches!(self.kind, Kind::Local(_))
@@ -212,6 +250,15 @@ fn shell_remote(
     Ok(Remote { kind, user: user.map(str::to_owned), password: None })
 }
 
+/// `host:port`, where a host may be an address in brackets.
+fn split_port(place: &str) -> (&str, Option<u16>) {
+    let end = place.rfind(']').unwrap_or(0);
+    match place[end..].rfind(':') {
+        Some(colon) => (&place[..end + colon], place[end + colon + 1..].parse().ok()),
+        None => (place, None),
+    }
+}
+
 fn host_is_sound(host: &str) -> bool {
     !host.is_empty()
         && !host.starts_with(['-', '.', ':'])
@@ -307,6 +354,23 @@ mod tests {
         }
         let error = parsed("ftp://me:s3cret@host/x").unwrap_err();
         assert!(!error.to_string().contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn a_place_is_a_host_and_its_port() {
+        for (url, place, others) in [
+            ("https://github.com/a/b", "GitHub.com", "github.com:8443"),
+            ("https://github.com:443/a/b", "github.com:443", "evil.github.com"),
+            ("https://git.acme.com:8443/a", "git.acme.com:8443", "git.acme.com"),
+            ("ssh://git@git.acme.com:7999/a", "git.acme.com:7999", "git.acme.com"),
+            ("git@git.acme.com:a", "git.acme.com:22", "git.acme.co"),
+            ("http://[::1]:8080/a", "[::1]:8080", "[::1]"),
+        ] {
+            let remote = parsed(url).unwrap();
+            assert!(remote.is_at(place) && !remote.is_at(others), "{url}");
+            assert!(remote.is_on(split_port(&place.to_lowercase()).0), "{url}");
+        }
+        assert!(!parsed("/srv/a").unwrap().is_at("") && parsed("/srv/a").unwrap().place().is_none());
     }
 
     #[test]

@@ -368,3 +368,95 @@ fn a_submodule_stays_at_its_commit() {
     worktree.restore(without).unwrap();
     assert_eq!(worktree.snapshot("4").unwrap().tree, without);
 }
+
+#[test]
+fn attributes_change_no_byte_on_the_way_in_or_out() {
+    let world = World::new();
+    // Committed by plumbing, so that the bytes in the repository are these.
+    world.sh(
+        "rm -rf dev && git clone -q remote.git dev 2>/dev/null && cd dev && git checkout -q development && \
+         add() { git update-index --add --cacheinfo 100644,$(printf \"$2\" | git hash-object -w --no-filters --stdin),$1; } && \
+         add .gitattributes '* text eol=crlf ident export-subst\\n*.u16 working-tree-encoding=UTF-16\\n*.f filter=evil\\n' && \
+         add ident.txt '$Id$\\n$Format:%%H$\\n' && add lf.txt 'a\\nb\\n' && add crlf.txt 'a\\r\\nb\\r\\n' && \
+         add text.u16 'plain\\n' && add x.f 'raw\\n' && add Name 'upper\\n' && add name 'lower\\n' && \
+         git commit -qm odd && git push -q origin development",
+    );
+    let (_, worktree) = world.worktree();
+    let base = worktree.tree_of(worktree.base()).unwrap();
+    let read = |name: &str| std::fs::read(worktree.workspace().join(name)).unwrap();
+    let blobs: [(&str, &[u8]); 7] = [
+        ("ident.txt", b"$Id$\n$Format:%H$\n"),
+        ("lf.txt", b"a\nb\n"),
+        ("crlf.txt", b"a\r\nb\r\n"),
+        ("text.u16", b"plain\n"),
+        ("x.f", b"raw\n"),
+        ("Name", b"upper\n"),
+        ("name", b"lower\n"),
+    ];
+    for (name, bytes) in blobs {
+        assert_eq!(read(name), bytes, "{name}");
+    }
+    assert_eq!(worktree.snapshot("as-it-was").unwrap().tree, base);
+    write(&worktree, "crlf.txt", "a\r\nb\r\nc\r\n");
+    write(&worktree, "ident.txt", "$Id: x$\n");
+    let (commit, tree) = commit_all(&worktree, "odd");
+    let view = worktree.view(tree).unwrap();
+    assert_eq!(view.read("crlf.txt", 99).unwrap().bytes, b"a\r\nb\r\nc\r\n");
+    assert_eq!(view.read("ident.txt", 99).unwrap().bytes, b"$Id: x$\n");
+    assert_eq!(worktree.changed_paths(base, tree).unwrap(), ["crlf.txt", "ident.txt"]);
+    worktree.restore(base).unwrap();
+    assert_eq!((read("crlf.txt"), read("name")), (b"a\r\nb\r\n".to_vec(), b"lower\n".to_vec()));
+    assert_ne!(commit, worktree.base());
+}
+
+#[test]
+fn no_spelling_of_git_gets_into_a_tree() {
+    let world = World::new();
+    let (_, worktree) = world.worktree();
+    let base = worktree.tree_of(worktree.base()).unwrap();
+    let spellings = [
+        ".git",
+        ".GIT",
+        ".gIt",
+        ".git ",
+        ".git.",
+        ".git::$INDEX_ALLOCATION",
+        "git~1",
+        "GIT~1",
+        ".g\u{200c}it",
+        "\u{feff}.git",
+    ];
+    for (at, name) in spellings.iter().enumerate() {
+        write(&worktree, &format!("{name}/config"), "[core]\n");
+        write(&worktree, &format!("sub{at}/{name}/hooks/pre-push"), "x");
+        write(&worktree, &format!("file{at}/{name}"), "gitdir: /\n");
+        std::fs::create_dir(worktree.workspace().join(format!("link{at}"))).unwrap();
+        symlink("/", worktree.workspace().join(format!("link{at}/{name}"))).unwrap();
+    }
+    let taken = worktree.snapshot("x").unwrap();
+    assert_eq!(taken.tree, base);
+    assert_eq!(taken.left_out_count, 4 * spellings.len());
+    assert!(taken.left_out.iter().all(|left| left.why == Why::Git));
+}
+
+#[test]
+fn git_sees_nothing_of_the_engines_environment() {
+    // A git that writes down its environment; cargo starts tests with many variables.
+    let world = World::new();
+    let (bin, seen) = (world.path("bin"), world.path("seen"));
+    std::fs::create_dir(&bin).unwrap();
+    let real = world.git.program().display().to_string();
+    std::fs::write(bin.join("git"), format!("#!/bin/sh\nenv >> {}\nexec {real} \"$@\"\n", seen.display())).unwrap();
+    std::fs::set_permissions(bin.join("git"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = std::env::join_paths([bin, PathBuf::from("/usr/bin"), PathBuf::from("/bin")]).unwrap();
+    let git = Git::find(&path, &world.path("nowhere")).unwrap();
+    Store::open(&git, &world.path("home"), "shop", &world.remote(), &CREDENTIALS, None, patience()).unwrap();
+    let seen = std::fs::read_to_string(&seen).unwrap();
+    let mut names: Vec<&str> = seen.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+    names.sort_unstable();
+    names.dedup();
+    // PWD, OLDPWD, SHLVL and _ are the shell's.
+    let allowed = ["PATH", "HOME", "XDG_CONFIG_HOME", "LANG", "LC_ALL", "SSH_ASKPASS", "PWD", "OLDPWD", "SHLVL", "_"];
+    let foreign: Vec<_> = names.iter().filter(|name| !allowed.contains(name) && !name.starts_with("GIT_")).collect();
+    assert!(foreign.is_empty() && !names.contains(&"GIT_DIR") && !names.contains(&"GIT_SSH"), "{foreign:?}");
+}

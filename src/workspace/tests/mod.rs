@@ -2,6 +2,8 @@
 
 mod hostile;
 mod pushes;
+mod remotes;
+mod servers;
 mod snapshots;
 mod stores;
 
@@ -18,7 +20,16 @@ struct World {
     git: Git,
 }
 
-const CREDENTIALS: Credentials = Credentials { token: None, ssh_auth_sock: None, ssh_key: None, https_proxy: None };
+const CREDENTIALS: Credentials = Credentials {
+    token: None,
+    token_name: None,
+    user: None,
+    ssh_auth_sock: None,
+    ssh_key: None,
+    known_hosts: None,
+    https_proxy: None,
+    no_proxy: None,
+};
 
 fn patience() -> Patience<'static> {
     // Never reached by a test that passes.
@@ -75,7 +86,7 @@ impl World {
     }
 
     fn open(&self) -> Result<Store> {
-        Store::open(&self.git, &self.path("home"), "shop", &self.remote(), &CREDENTIALS, patience())
+        Store::open(&self.git, &self.path("home"), "shop", &self.remote(), &CREDENTIALS, None, patience())
     }
 
     fn run_dir(&self) -> PathBuf {
@@ -296,4 +307,66 @@ fn a_view_reads_without_touching_or_following() {
     assert_eq!(log("src", 9), ["add a link", "add files", "add files"]);
     assert_eq!(log("", 1), ["add a link"]);
     assert_eq!(log("no", 9), Vec::<String>::new());
+}
+
+#[test]
+fn what_a_workspace_will_lack_is_said() {
+    let world = World::new();
+    let view = |world: &World| {
+        let store = world.open().unwrap();
+        store.view(store.resolve_base(Some("main")).unwrap().commit).unwrap().cautions().unwrap()
+    };
+    assert_eq!(view(&world), Vec::<String>::new());
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n";
+    world.push_files(
+        "main",
+        &[
+            (".gitattributes", "*.png filter=lfs diff=lfs merge=lfs -text\n*.txt text\n[bad filter=lfs\n"),
+            ("img/a.png", pointer),
+            ("img/whole.png", "not a pointer"),
+            ("notes.txt", pointer),
+            ("deep/.gitattributes", "/data/** filter=lfs\n"),
+            ("deep/data/x/y.bin", pointer),
+            ("data/z.bin", pointer),
+        ],
+    );
+    let said = view(&world);
+    assert!(said.len() == 1 && said[0].starts_with("2 files are kept with Git LFS (deep/data/x/y.bin)"), "{said:?}");
+    world.sh(
+        "cd dev && git update-index --add --cacheinfo 160000,$(git rev-parse HEAD),libs/sub && git commit -qm sub && \
+         git push -q origin main",
+    );
+    let said = view(&world);
+    assert!(said.len() == 2 && said[0].contains("a submodule (libs/sub): its folder stays empty"), "{said:?}");
+}
+
+#[test]
+fn the_lines_that_came_are_seen_with_their_places() {
+    let world = World::new();
+    let (_, worktree) = world.worktree();
+    let base = worktree.tree_of(worktree.base()).unwrap();
+    write(&worktree, "src/a.txt", "a\nsecond\n");
+    write(&worktree, ".gitattributes", "hidden.py -diff\nblob.bin binary\n");
+    write(&worktree, "hidden.py", "x\nhidden\n");
+    std::fs::write(worktree.workspace().join("blob.bin"), b"\0\nin a blob").unwrap();
+    std::os::unix::fs::symlink("a-target", worktree.workspace().join("link")).unwrap();
+    std::fs::rename(worktree.workspace().join("src/b.txt"), worktree.workspace().join("moved.txt")).unwrap();
+    let tree = worktree.snapshot("x").unwrap().tree;
+    let mut seen = Vec::new();
+    worktree
+        .additions(base, tree, &mut |path, line, bytes| {
+            seen.push(format!("{path}:{line}:{}", String::from_utf8_lossy(bytes).trim_end()));
+        })
+        .unwrap();
+    for wanted in [
+        "src/a.txt:2:second",
+        "hidden.py:2:hidden",
+        "blob.bin:2:in a blob",
+        "link:1:a-target",
+        "moved.txt:0:moved.txt",
+        "hidden.py:0:hidden.py",
+    ] {
+        assert!(seen.iter().any(|line| line == wanted), "{wanted} in {seen:?}");
+    }
+    assert!(!seen.iter().any(|line| line.ends_with(":a") || line.contains("moved.txt:1")), "{seen:?}");
 }

@@ -63,7 +63,8 @@ fn the_lock_is_waited_for_and_can_be_given_up() {
     std::fs::create_dir_all(world.path("home/repos")).unwrap();
     let lock = world.path("home/repos/shop.git.lock");
     let held = super::super::worktree::lock_file(&lock, patience(), "x").unwrap();
-    let open = |patience| Store::open(&world.git, &world.path("home"), "shop", &world.remote(), &CREDENTIALS, patience);
+    let open =
+        |patience| Store::open(&world.git, &world.path("home"), "shop", &world.remote(), &CREDENTIALS, None, patience);
     assert!(matches!(open(Patience::of(Duration::ZERO)), Err(Error::Busy { .. })));
     let cancelled = Patience { cancelled: &|| true, ..patience() };
     assert!(matches!(open(cancelled), Err(Error::Cancelled { .. })));
@@ -81,7 +82,7 @@ fn what_is_wrong_with_a_remote_is_told_apart() {
 
     let open = |url: &str| {
         let remote = Remote::parse(url, &world.path("home")).unwrap();
-        Store::open(&world.git, &world.path("home"), "other", &remote, &CREDENTIALS, patience()).unwrap_err()
+        Store::open(&world.git, &world.path("home"), "other", &remote, &CREDENTIALS, None, patience()).unwrap_err()
     };
     assert!(matches!(open("../missing.git"), Error::NotFound { .. }));
     std::fs::create_dir(world.path("folder")).unwrap();
@@ -93,7 +94,7 @@ fn what_is_wrong_with_a_remote_is_told_apart() {
     let error = open("../sha256.git");
     assert!(matches!(error, Error::Unsupported { .. }), "{error:?}");
     for key in ["", "..", "a/b", "-x", ".x", &"a".repeat(65)] {
-        let found = Store::open(&world.git, &world.path("home"), key, &world.remote(), &CREDENTIALS, patience());
+        let found = Store::open(&world.git, &world.path("home"), key, &world.remote(), &CREDENTIALS, None, patience());
         assert!(matches!(found, Err(Error::BadKey { .. })), "{key}");
     }
 }
@@ -134,4 +135,102 @@ fn no_git_and_old_git_are_named() {
     sh(temp.path(), "printf '#!/bin/sh\\necho git version 2.20.1\\n' > git && chmod +x git");
     let error = find(temp.path().to_str().unwrap()).unwrap_err();
     assert!(matches!(&error, Error::GitOld { found, .. } if found == "2.20.1"), "{error}");
+}
+
+#[test]
+fn runs_side_by_side_do_not_disturb_each_other() {
+    const RUNS: usize = 6;
+    let world = World::new();
+    let before = world.refs();
+    world.open().unwrap();
+    std::thread::scope(|scope| {
+        // The remote moves all the while, so that every run has something to fetch.
+        scope.spawn(|| {
+            for n in 0..RUNS {
+                world.push_files(&format!("other-{n}"), &[("moving", &n.to_string())]);
+            }
+        });
+        for n in 0..RUNS {
+            let world = &world;
+            scope.spawn(move || {
+                let store = world.open().unwrap();
+                let base = store.resolve_base(None).unwrap().commit;
+                let branch = BranchName::task(&format!("run{n}"), "Side by side").unwrap();
+                let run_dir = world.path(&format!("home/runs/{n}"));
+                let worktree = Worktree::create(&run_dir, &store, base, &branch).unwrap();
+                let mut last = None;
+                for round in 0..3 {
+                    write(&worktree, "mine.txt", &format!("{n} {round}"));
+                    world.open().unwrap();
+                    last = Some(commit_all(&worktree, &format!("round-{round}")));
+                }
+                let (commit, tested) = last.unwrap();
+                let protection = Protection::new(Some("main"), []).unwrap();
+                let order = PushOrder {
+                    worktree: &worktree,
+                    remote: &world.remote(),
+                    branch: branch.as_str(),
+                    commit,
+                    tested,
+                    protection: &protection,
+                    credentials: &CREDENTIALS,
+                    patience: patience(),
+                };
+                assert!(!push(&world.git, &order).unwrap().already);
+                assert!(push(&world.git, &order).unwrap().already);
+            });
+        }
+    });
+    let refs = world.refs();
+    assert_eq!(refs.lines().count(), before.lines().count() + 2 * RUNS, "{refs}");
+    for n in 0..RUNS {
+        let text = world.sh(&format!("git -C remote.git show task/run{n}-side-by-side:mine.txt"));
+        assert_eq!(text, format!("{n} 2"));
+    }
+    assert_eq!(world.sh("git -C remote.git fsck --strict 2>&1 && git -C home/repos/shop.git fsck --strict 2>&1"), "");
+}
+
+#[test]
+fn a_shallow_clone_plans_commits_and_pushes_as_a_whole_one() {
+    let world = World::new();
+    for n in 0..5 {
+        world.push_files("development", &[("count", &n.to_string())]);
+    }
+    let open = |depth| {
+        let home = world.path("home");
+        Store::open(&world.git, &home, "shop", &world.remote(), &CREDENTIALS, depth, patience()).unwrap()
+    };
+    let log = |store: &Store, commit, path| store.view(commit).unwrap().log(path, 99).unwrap().len();
+    let seen = |store: &Store, commit| log(store, commit, "");
+    let store = open(Some(2));
+    let base = store.resolve_base(None).unwrap().commit;
+    assert_eq!((seen(&store, base), log(&store, base, "count")), (2, 1));
+    let worktree = Worktree::create(&world.run_dir(), &store, base, &branch()).unwrap();
+    write(&worktree, "new", "1");
+    let (commit, tested) = commit_all(&worktree, "turn-1");
+    // The remote moves on, further than the depth; the run stands on what is no branch's tip any more.
+    for n in 5..9 {
+        world.push_files("development", &[("count", &n.to_string())]);
+    }
+    let store = open(Some(2));
+    assert_eq!(seen(&store, store.resolve_base(None).unwrap().commit), 2);
+    assert_eq!(seen(&store, base), 2, "the old base can still be read");
+    let protection = Protection::new(Some("main"), []).unwrap();
+    let order = PushOrder {
+        worktree: &worktree,
+        remote: &world.remote(),
+        branch: worktree.branch().as_str(),
+        commit,
+        tested,
+        protection: &protection,
+        credentials: &CREDENTIALS,
+        patience: patience(),
+    };
+    assert!(!push(&world.git, &order).unwrap().already);
+    assert_eq!(world.sh("git -C remote.git fsck --strict 2>&1; ls remote.git | grep -c shallow || true").trim(), "0");
+    assert_eq!(world.sh(&format!("git -C remote.git rev-list --count {commit}")).trim(), "7");
+    // Without a depth the rest comes; with one again, nothing goes.
+    let store = open(None);
+    let tip = store.resolve_base(None).unwrap().commit;
+    assert_eq!((seen(&store, tip), seen(&open(Some(1)), tip)), (10, 10));
 }
