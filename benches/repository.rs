@@ -85,7 +85,8 @@ impl Bench {
 
     fn fetch(&self) -> Store {
         let patience = Patience::of(Duration::from_secs(3600));
-        Store::open(&self.git, &self.home(), "big", &self.remote, &Credentials::default(), patience).expect("a clone")
+        Store::open(&self.git, &self.home(), "big", &self.remote, &Credentials::default(), None, patience)
+            .expect("a clone")
     }
 
     /// What the steps `plan` and `branch` do of a run.

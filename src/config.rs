@@ -24,13 +24,7 @@ const SERVICE_NAME: &str = "a name is a host name: lower-case letters, digits an
 const SET_BY_THE_ENGINE: &[&str] = &["PATH", "HOME", "LANG", "TZ"];
 /// The engine's own credentials and ways to them, beside the keys of providers.
 const OWN_CREDENTIALS: &[&str] =
-    &["TELEGRAM_BOT_TOKEN", "DEVO_TOKEN", "SSH_AUTH_SOCK", "SSH_AGENT_PID", "CREDENTIALS_DIRECTORY"];
-
-/// The names of the engine's own credentials.
-pub fn own_credentials() -> impl Iterator<Item = &'static str> {
-    let keys = crate::providers::PROVIDERS.iter().flat_map(|provider| provider.access().key_vars);
-    keys.copied().chain(OWN_CREDENTIALS.iter().copied())
-}
+    &["TELEGRAM_BOT_TOKEN", "DEVO_TOKEN", "SSH_AUTH_SOCK", "CREDENTIALS_DIRECTORY", "HTTPS_PROXY", "https_proxy"];
 
 /// Whether a text can name a variable.
 fn is_variable(name: &str) -> bool {
@@ -108,6 +102,11 @@ pub struct Repo {
     /// The branch that work starts from; `development`, else the remote's default branch, if not given.
     #[serde(default)]
     pub base: Option<String>,
+    /// How many commits of each branch are cloned; all if not given. A few make the first clone of a long history fast; the
+    /// planner's `git_log` then sees no further.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub depth: Option<u32>,
     /// Branches that are never pushed to, as globs; added to the built-in list.
     #[serde(default)]
     pub protected: Vec<String>,
@@ -472,13 +471,21 @@ impl Config {
         if name.starts_with("DEVO_") || SET_BY_THE_ENGINE.contains(&name) {
             return Some(("is set by the engine", "choose another name, like `NPM_TOKEN`"));
         }
-        if own_credentials().any(|own| own == base) {
+        if self.own_credentials().any(|own| own == base) {
             return Some((
                 "is a credential of the engine's own, which reaches no command",
                 "give the commands a credential of their own, under another name",
             ));
         }
         None
+    }
+
+    /// The names of the engine's own credentials: keys of providers, what git pushes with, and others.
+    pub fn own_credentials(&self) -> impl Iterator<Item = &str> {
+        let keys = crate::providers::PROVIDERS.iter().flat_map(|provider| provider.access().key_vars);
+        let git =
+            self.git.credentials.values().flat_map(|of_host| [of_host.token.as_deref(), of_host.proxy.as_deref()]);
+        keys.copied().chain(OWN_CREDENTIALS.iter().copied()).chain(git.flatten())
     }
 
     /// What a repository's `network` grants; it was checked when devo.yaml was read.
@@ -703,6 +710,13 @@ mod tests {
             "repos:\n  ../x: {url: x}\nroles:\n  planner: {provider: anthropc, model: m}\nsandbox: {type: docker}\n";
         let codes: Vec<_> = Config::read(FILE, text.as_bytes()).unwrap_err().iter().map(|fault| fault.code).collect();
         assert_eq!(codes, ["bad_name", "bad_sandbox", "unknown_provider"]);
+        let text = "repos:\n  shop:\n    url: x\n    network:\n      - a.org\n      - http://b.org\n    services:\n      DB: {image: ''}\nsecrets: [A, DEVO_TOKEN, GEMINI_API_KEY, PATH, a-b, MY_GIT]\ngit: {credentials: {github.com: {token: MY_GIT}}}\n";
+        let wrong = Config::read(FILE, text.as_bytes()).unwrap_err();
+        let places: Vec<_> = wrong.iter().map(|fault| (fault.code, fault.line, fault.column)).collect();
+        let secrets = [14, 26, 42, 48, 53].map(|column| ("bad_secret", 9, column));
+        assert_eq!(places[0], ("bad_domain", 6, 9));
+        assert_eq!([places[1].0, places[2].0], ["bad_name", "wrong_value"]);
+        assert_eq!(places[3..], secrets);
         let text = "git:\n  credentials:\n    https://github.com: {token: T}\n    github.com: {token: ghp_s3cret, proxy: \"http://u:s3cret@p\"}\n";
         let wrong = Config::read(FILE, text.as_bytes()).unwrap_err();
         let codes: Vec<_> = wrong.iter().map(|fault| (fault.code, fault.line)).collect();

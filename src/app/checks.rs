@@ -4,6 +4,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -15,9 +16,12 @@ use crate::engine::Clock;
 use crate::journal::{Durability, MemoryJournal, SqliteJournal};
 use crate::sandboxes::docker;
 use crate::secrets::Masker;
+use crate::steps::repo::Repo;
 
 /// The oldest git that has everything that is used.
 const GIT_MIN: (u32, u32) = (2, 30);
+/// How long a remote may take to answer.
+const REMOTE_LIMIT: Duration = Duration::from_secs(10);
 /// Below this a run is likely to stop for want of room, in bytes.
 const DISK_LOW: u64 = 1024 * 1024 * 1024;
 /// Below this nothing can be recorded safely, in bytes.
@@ -65,7 +69,8 @@ impl Check {
     }
 }
 
-/// Everything there is to look at; slow parts (a probe of the sandbox) take tens of milliseconds. No network.
+/// Everything there is to look at. A probe of the sandbox takes tens of milliseconds; each configured remote is asked for its
+/// branches, ten seconds at most. Nothing else uses the network.
 pub async fn checks(settings: &Settings) -> Vec<Check> {
     let mut found = vec![git(), user()];
     match settings.places.find() {
@@ -129,7 +134,7 @@ async fn configured(home: &Path, config: Config) -> Vec<Check> {
                 Check::new(&id, Level::Warning, message)
                     .fix(format!("add `checks: {{test: …}}` to repos.{name} in devo.yaml"))
             }
-            Ok(repo) => Check::new(&id, Level::Ok, repo.remote.shown().to_owned()),
+            Ok(repo) => remote(&id, repo).await,
             Err(failure) => broken(&id, failure),
         });
     }
@@ -169,6 +174,19 @@ async fn configured(home: &Path, config: Config) -> Vec<Check> {
         }
     }
     found
+}
+
+/// Asks the remote, as a run would: a wrong token or an unknown host key shows in no other way.
+async fn remote(id: &str, repo: Repo) -> Check {
+    let shown = repo.remote.shown();
+    let asked = tokio::task::spawn_blocking(move || repo.reach(REMOTE_LIMIT)).await;
+    match asked {
+        Ok(Ok(base)) => Check::new(id, Level::Ok, format!("{shown} answers; work starts from `{base}`")),
+        // The network may be away while devo is set up; credentials and addresses do not mend themselves.
+        Ok(Err(error)) if error.retryable() => Check { level: Level::Warning, ..broken(id, error.to_failure()) },
+        Ok(Err(error)) => broken(id, error.to_failure()),
+        Err(error) => Check::new(id, Level::Warning, format!("{shown} could not be asked: {error}")),
+    }
 }
 
 fn broken(id: &str, failure: Failure) -> Check {

@@ -4,9 +4,9 @@
 //! It runs under the home's lock, so nothing that it looks at is in use. What commands left may be hostile: links are removed
 //! and never followed, folders without permissions are opened, and no depth of folders is too much.
 
-use std::fs::{self, Permissions};
-use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -148,7 +148,8 @@ fn contents(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
 /// Removes a run's files and leaves word of it, first: a clearing that was cut short goes on the next time, and nobody
 /// retries half a run.
 fn clear(dir: &Path) -> io::Result<()> {
-    fs::write(dir.join(CLEARED), "`devo gc` removed the workspace of this run\n")?;
+    let mut word = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(dir.join(CLEARED))?;
+    word.write_all(b"`devo gc` removed the workspace of this run\n")?;
     contents(dir).try_for_each(|path| remove(&path))
 }
 

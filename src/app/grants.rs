@@ -197,7 +197,7 @@ impl Shop {
             let own = secret(&[*own], &environment).ok().flatten();
             own.is_some_and(|own| own.expose_secret() == value.expose_secret())
         };
-        if let Some(own) = crate::config::own_credentials().find(|own| same(own)) {
+        if let Some(own) = self.config.own_credentials().find(|own| same(own)) {
             return refuse(
                 format!("the secret `{name}` has the value of {own}, a credential of the engine's own"),
                 "give the commands a credential of their own".to_owned(),

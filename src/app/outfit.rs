@@ -108,6 +108,7 @@ impl Shop {
         Ok(Repo {
             key,
             base: repo.and_then(|repo| repo.base.clone()),
+            depth: repo.and_then(|repo| repo.depth),
             protected: repo.map_or_else(Vec::new, |repo| repo.protected.clone()),
             checks: repo.map_or_else(Vec::new, |repo| repo.checks.clone().into_iter().collect()),
             author: Author { name: self.config.git.author.name.clone(), email: self.config.git.author.email.clone() },

@@ -4,6 +4,7 @@
 //! A tick's events share one transaction, so that a step's end and the next one's start cost one fsync.
 
 use std::collections::HashMap;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -145,7 +146,8 @@ pub(super) async fn drive(
     let prepared = Arc::new(engine.outfitter.outfit(&spec).map_err(EngineError::Outfit)?);
     let dir = engine.run_dir(run);
     let logs = dir.join("logs");
-    std::fs::create_dir_all(&logs).map_err(|source| EngineError::Folder { path: logs.clone(), source })?;
+    let private = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&logs);
+    private.map_err(|source| EngineError::Folder { path: logs.clone(), source })?;
     let log = Arc::new(RunLog {
         run,
         dir: logs,

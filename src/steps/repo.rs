@@ -10,7 +10,7 @@ use super::Context;
 use crate::core::failure::Failure;
 use crate::workspace::{
     Author, Base, CommitId, Credentials, DiffStat, Error, Git, LinkTemplate, Patience, Protection, Remote, Store,
-    TreeId, Worktree,
+    TreeId, Worktree, probe,
 };
 
 /// A clone of a large repository may take this long.
@@ -25,6 +25,8 @@ pub struct Repo {
     pub remote: Remote,
     /// The branch that work starts from, if configured.
     pub base: Option<String>,
+    /// How many commits of each branch are cloned; all if `None`.
+    pub depth: Option<u32>,
     /// Globs of branches that are never pushed to.
     pub protected: Vec<String>,
     /// Named commands.
@@ -55,7 +57,7 @@ impl Repo {
     /// The bare clone, brought up to date.
     pub fn fetch(&self, cancelled: &dyn Fn() -> bool) -> Result<Store, Error> {
         let patience = Patience { timeout: NETWORK, cancelled };
-        Store::open(&self.git, &self.home, &self.key, &self.remote, &self.credentials, patience)
+        Store::open(&self.git, &self.home, &self.key, &self.remote, &self.credentials, self.depth, patience)
     }
 
     /// The bare clone as it is, or fetched where there is none.
@@ -69,6 +71,11 @@ impl Repo {
     /// The commit that a plan is made for, looked up now.
     pub fn resolve_base(&self, cancelled: &dyn Fn() -> bool) -> Result<Base, Error> {
         self.fetch(cancelled)?.resolve_base(self.base.as_deref())
+    }
+
+    /// Asks the remote for its branches and changes nothing: the branch that work would start from.
+    pub fn reach(&self, limit: Duration) -> Result<String, Error> {
+        probe(&self.git, &self.remote, self.base.as_deref(), &self.credentials, Patience::of(limit))
     }
 
     /// What is never pushed.

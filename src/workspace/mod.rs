@@ -57,7 +57,7 @@ pub use push::{PushOrder, Pushed, push};
 pub use remote::Remote;
 pub use slug::slug;
 pub use snapshot::{LeftOut, Snapshot, Why};
-pub use store::{Base, Store, store_key};
+pub use store::{Base, Store, probe, store_key};
 pub use tree::{Content, FileKind, LogEntry, TreeFile, TreeView};
 pub use worktree::{Author, NewCommit, Worktree};
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use git2::{Oid, Repository};
@@ -59,13 +60,15 @@ pub fn store_key(remote: &Remote) -> String {
 
 impl Store {
     /// Clones a repository into `<home>/repos/<key>.git`, or brings that clone up to date: branches that the remote has
-    /// lost are lost here as well, their commits stay. A clone that is not whole is made anew.
+    /// lost are lost here as well, their commits stay. A clone that is not whole is made anew. With a `depth` only so many
+    /// commits of each branch are fetched; a clone that has more keeps them, and without a depth the rest is fetched.
     pub fn open(
         git: &Git,
         home: &Path,
         key: &str,
         remote: &Remote,
         credentials: &Credentials,
+        depth: Option<u32>,
         patience: Patience<'_>,
     ) -> Result<Self> {
         let this = Self { path: place(home, key)?, shown: remote.shown() };
@@ -87,11 +90,20 @@ impl Store {
         } else {
             write_bare(target, NO_DEFAULT, None, false)?;
         }
-        if heads(&open_bare(target)?)? != listing.heads {
+        let ends = shallow_ends(target)?;
+        let shallow = !ends.is_empty();
+        if heads(&open_bare(target)?)? != listing.heads || (shallow && depth.is_none()) {
             let mut args: Vec<OsString> =
-                ["fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--"]
+                ["fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"]
                     .map(Into::into)
                     .into();
+            match depth {
+                // A whole history is never cut: runs may stand anywhere in it.
+                Some(depth) if shallow || !whole => args.push(format!("--depth={depth}").into()),
+                None if shallow => args.push("--unshallow".into()),
+                _ => {}
+            }
+            args.push("--".into());
             args.push(remote.for_git());
             args.push("+refs/heads/*:refs/heads/*".into());
             let call = Call {
@@ -104,6 +116,7 @@ impl Store {
                 patience,
             };
             git.run_ok(&call)?;
+            keep_ends(target, ends)?;
         }
         // A name that git would not take cannot be a branch that the fetch brought.
         let default = listing.default.filter(|name| git2::Reference::is_valid_name(&format!("refs/heads/{name}")));
@@ -147,30 +160,7 @@ impl Store {
 
     /// Where a run starts: the configured branch, which has to exist; else `development`; else the remote's default branch.
     pub fn resolve_base(&self, configured: Option<&str>) -> Result<Base> {
-        let heads = heads(&self.repository()?)?;
-        let names = || heads.keys().take(NEAR_MAX).cloned().collect::<Vec<_>>();
-        let base = |branch: &str, said| {
-            heads.get(branch).map(|id| Base { branch: branch.to_owned(), commit: CommitId(*id), said })
-        };
-        if let Some(wanted) = configured {
-            return base(wanted, None).ok_or_else(|| {
-                let near = near(wanted, heads.keys());
-                let near = if near.is_empty() { names() } else { near };
-                Error::BaseMissing { remote: self.shown.clone(), base: wanted.chars().take(200).collect(), near }
-            });
-        }
-        if let Some(base) = base(USUAL_BASE, None) {
-            return Ok(base);
-        }
-        let default = self.default_branch()?;
-        let found = default.and_then(|name| {
-            let said = format!(
-                "no `base` is configured and the repository has no branch `{USUAL_BASE}`: \
-                 the work starts from its default branch `{name}`"
-            );
-            base(&name, Some(said))
-        });
-        found.ok_or_else(|| Error::NoBase { remote: self.shown.clone(), branches: names() })
+        choose_base(&heads(&self.repository()?)?, self.default_branch()?.as_deref(), configured, &self.shown)
     }
 
     /// A read-only view of a commit.
@@ -196,9 +186,79 @@ fn place(home: &Path, key: &str) -> Result<PathBuf> {
     Ok(home.join("repos").join(format!("{key}.git")))
 }
 
+/// Asks a remote for its branches, without a clone; the answer is the branch that work would start from.
+pub fn probe(
+    git: &Git,
+    remote: &Remote,
+    base: Option<&str>,
+    credentials: &Credentials,
+    patience: Patience<'_>,
+) -> Result<String> {
+    let listing = list(git, remote, None, credentials, patience)?;
+    if listing.heads.is_empty() {
+        return Err(Error::Empty { remote: remote.shown() });
+    }
+    Ok(choose_base(&listing.heads, listing.default.as_deref(), base, &remote.shown())?.branch)
+}
+
+fn choose_base(
+    heads: &BTreeMap<String, Oid>,
+    default: Option<&str>,
+    configured: Option<&str>,
+    shown: &str,
+) -> Result<Base> {
+    let names = || heads.keys().take(NEAR_MAX).cloned().collect::<Vec<_>>();
+    let base = |branch: &str, said| {
+        heads.get(branch).map(|id| Base { branch: branch.to_owned(), commit: CommitId(*id), said })
+    };
+    if let Some(wanted) = configured {
+        return base(wanted, None).ok_or_else(|| {
+            let near = near(wanted, heads.keys());
+            let near = if near.is_empty() { names() } else { near };
+            Error::BaseMissing { remote: shown.to_owned(), base: wanted.chars().take(200).collect(), near }
+        });
+    }
+    if let Some(base) = base(USUAL_BASE, None) {
+        return Ok(base);
+    }
+    let found = default.and_then(|name| {
+        let said = format!(
+            "no `base` is configured and the repository has no branch `{USUAL_BASE}`: \
+             the work starts from its default branch `{name}`"
+        );
+        base(name, Some(said))
+    });
+    found.ok_or_else(|| Error::NoBase { remote: shown.to_owned(), branches: names() })
+}
+
 /// A clone is whole if its making came to the end, and libgit2 can open it.
 fn is_whole(path: &Path) -> bool {
     path.join("devo-whole").exists() && open_bare(path).is_ok_and(|repo| repo.find_reference("HEAD").is_ok())
+}
+
+/// The commits at which the history of a shallow clone ends; none in a whole one.
+pub(super) fn shallow_ends(git_dir: &Path) -> Result<Vec<Oid>> {
+    let path = git_dir.join("shallow");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text.lines().filter_map(|line| Oid::from_str(line).ok()).collect()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(Error::io("reading", path)(error)),
+    }
+}
+
+/// Git forgets an end that no branch leads to any more, but a run may still stand there.
+fn keep_ends(git_dir: &Path, before: Vec<Oid>) -> Result<()> {
+    let now = shallow_ends(git_dir)?;
+    let repo = open_bare(git_dir)?;
+    let odb = repo.odb().map_err(Error::objects("opening the objects"))?;
+    let lacks_parents =
+        |id: &Oid| repo.find_commit(*id).is_ok_and(|commit| commit.parent_ids().any(|parent| !odb.exists(parent)));
+    let kept: Vec<Oid> = before.into_iter().filter(|id| !now.contains(id) && lacks_parents(id)).collect();
+    if kept.is_empty() {
+        return Ok(());
+    }
+    let text: String = now.iter().chain(&kept).map(|id| format!("{id}\n")).collect();
+    write_synced(&git_dir.join("shallow"), text.as_bytes())
 }
 
 fn heads(repo: &Repository) -> Result<BTreeMap<String, Oid>> {

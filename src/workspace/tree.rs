@@ -2,12 +2,14 @@
 //!
 //! Nothing is on a disk, so nothing can be followed: a link is its own text.
 
+use std::collections::{BinaryHeap, HashSet};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use git2::{Oid, Repository};
 
 use super::error::{Error, Result};
+use super::store::shallow_ends;
 use super::worktree::missing;
 use super::{CommitId, TreeId};
 use crate::core::time::Timestamp;
@@ -161,20 +163,30 @@ impl TreeView {
         let Some(commit) = self.commit else { return Ok(Vec::new()) };
         let path = path.trim_matches('/');
         let repo = self.repo();
-        let mut walk = repo.revwalk().map_err(reading())?;
-        walk.set_sorting(git2::Sort::TIME | git2::Sort::TOPOLOGICAL).map_err(reading())?;
-        walk.push(commit.0).map_err(reading())?;
+        let ends = shallow_ends(repo.path())?;
+        let ids: Vec<Oid> = if !ends.is_empty() {
+            newest_first(&repo, commit.0, &ends)?
+        } else {
+            let mut walk = repo.revwalk().map_err(reading())?;
+            walk.set_sorting(git2::Sort::TIME | git2::Sort::TOPOLOGICAL).map_err(reading())?;
+            walk.push(commit.0).map_err(reading())?;
+            walk.take(HISTORY_MAX).collect::<std::result::Result<_, _>>().map_err(reading())?
+        };
         let at = |commit: &git2::Commit<'_>| -> Result<Option<Oid>> {
             let tree = commit.tree().map_err(reading())?;
             Ok(tree.get_path(Path::new(path)).ok().map(|entry| entry.id()))
         };
         let mut log = Vec::new();
-        for id in walk.take(HISTORY_MAX) {
+        for id in ids {
             if log.len() >= limit {
                 break;
             }
-            let commit = repo.find_commit(id.map_err(reading())?).map_err(reading())?;
+            let commit = repo.find_commit(id).map_err(reading())?;
             if !path.is_empty() {
+                // Where a shallow history ends nobody can say what changed.
+                if ends.contains(&id) {
+                    continue;
+                }
                 let here = at(&commit)?;
                 let mut changed = commit.parent_count() > 0 || here.is_some();
                 for parent in commit.parents() {
@@ -210,6 +222,26 @@ impl TreeView {
         // Reading leaves nothing half done, so a panic of another reader does not matter.
         self.repo.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// The commits of a history that ends early, by date; libgit2's own walk does not know of such ends.
+fn newest_first(repo: &Repository, tip: Oid, ends: &[Oid]) -> Result<Vec<Oid>> {
+    let reading = || Error::objects("reading the history");
+    let date = |id: Oid| repo.find_commit(id).map(|commit| commit.time().seconds()).map_err(reading());
+    let (mut seen, mut ids) = (HashSet::from([tip]), Vec::new());
+    let mut open = BinaryHeap::from([(date(tip)?, tip)]);
+    while let Some((_, id)) = open.pop().filter(|_| ids.len() < HISTORY_MAX) {
+        ids.push(id);
+        if ends.contains(&id) {
+            continue;
+        }
+        for parent in repo.find_commit(id).map_err(reading())?.parent_ids() {
+            if seen.insert(parent) {
+                open.push((date(parent)?, parent));
+            }
+        }
+    }
+    Ok(ids)
 }
 
 /// `None` for a folder.

@@ -85,6 +85,12 @@ impl Worktree {
                 remove_dir(&fresh)?;
                 remove_dir(&git_dir)?;
                 write_bare(&fresh, branch.as_str(), Some(store.path()), true)?;
+                // Where the clone's history ends, so that git looks for nothing behind it when it pushes.
+                match std::fs::read(store.path().join("shallow")) {
+                    Ok(ends) => write_synced(&fresh.join("shallow"), &ends)?,
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    Err(error) => return Err(Error::io("reading", store.path().join("shallow"))(error)),
+                }
                 let origin = Origin { base, branch: branch.clone() };
                 write_synced(&fresh.join("devo-origin"), &serde_json::to_vec(&origin).expect("plain data is JSON"))?;
                 open_bare(&fresh)?

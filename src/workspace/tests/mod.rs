@@ -86,7 +86,7 @@ impl World {
     }
 
     fn open(&self) -> Result<Store> {
-        Store::open(&self.git, &self.path("home"), "shop", &self.remote(), &CREDENTIALS, patience())
+        Store::open(&self.git, &self.path("home"), "shop", &self.remote(), &CREDENTIALS, None, patience())
     }
 
     fn run_dir(&self) -> PathBuf {

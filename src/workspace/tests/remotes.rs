@@ -13,7 +13,7 @@ fn run_of(
     remote: &Remote,
     credentials: &Credentials,
 ) -> Result<(Worktree, CommitId, TreeId)> {
-    let store = Store::open(git, &world.path("home"), "far", remote, credentials, patience())?;
+    let store = Store::open(git, &world.path("home"), "far", remote, credentials, None, patience())?;
     let base = store.resolve_base(None)?.commit;
     let worktree = Worktree::create(&world.run_dir(), &store, base, &branch())?;
     write(&worktree, "new", "1");
@@ -192,7 +192,7 @@ fn a_hostile_listing_neither_leaves_the_store_nor_steers_a_terminal() {
     let world = World::new();
     let open = |answer: Vec<u8>| {
         let remote = Remote::parse(&format!("http://{}/x.git", always(answer)), Path::new("/")).unwrap();
-        Store::open(&world.git, &world.path("home"), "odd", &remote, &CREDENTIALS, patience()).unwrap_err()
+        Store::open(&world.git, &world.path("home"), "odd", &remote, &CREDENTIALS, None, patience()).unwrap_err()
     };
     let answer = |body: &str| {
         let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n";

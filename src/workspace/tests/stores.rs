@@ -63,7 +63,8 @@ fn the_lock_is_waited_for_and_can_be_given_up() {
     std::fs::create_dir_all(world.path("home/repos")).unwrap();
     let lock = world.path("home/repos/shop.git.lock");
     let held = super::super::worktree::lock_file(&lock, patience(), "x").unwrap();
-    let open = |patience| Store::open(&world.git, &world.path("home"), "shop", &world.remote(), &CREDENTIALS, patience);
+    let open =
+        |patience| Store::open(&world.git, &world.path("home"), "shop", &world.remote(), &CREDENTIALS, None, patience);
     assert!(matches!(open(Patience::of(Duration::ZERO)), Err(Error::Busy { .. })));
     let cancelled = Patience { cancelled: &|| true, ..patience() };
     assert!(matches!(open(cancelled), Err(Error::Cancelled { .. })));
@@ -81,7 +82,7 @@ fn what_is_wrong_with_a_remote_is_told_apart() {
 
     let open = |url: &str| {
         let remote = Remote::parse(url, &world.path("home")).unwrap();
-        Store::open(&world.git, &world.path("home"), "other", &remote, &CREDENTIALS, patience()).unwrap_err()
+        Store::open(&world.git, &world.path("home"), "other", &remote, &CREDENTIALS, None, patience()).unwrap_err()
     };
     assert!(matches!(open("../missing.git"), Error::NotFound { .. }));
     std::fs::create_dir(world.path("folder")).unwrap();
@@ -93,7 +94,7 @@ fn what_is_wrong_with_a_remote_is_told_apart() {
     let error = open("../sha256.git");
     assert!(matches!(error, Error::Unsupported { .. }), "{error:?}");
     for key in ["", "..", "a/b", "-x", ".x", &"a".repeat(65)] {
-        let found = Store::open(&world.git, &world.path("home"), key, &world.remote(), &CREDENTIALS, patience());
+        let found = Store::open(&world.git, &world.path("home"), key, &world.remote(), &CREDENTIALS, None, patience());
         assert!(matches!(found, Err(Error::BadKey { .. })), "{key}");
     }
 }
@@ -187,4 +188,49 @@ fn runs_side_by_side_do_not_disturb_each_other() {
         assert_eq!(text, format!("{n} 2"));
     }
     assert_eq!(world.sh("git -C remote.git fsck --strict 2>&1 && git -C home/repos/shop.git fsck --strict 2>&1"), "");
+}
+
+#[test]
+fn a_shallow_clone_plans_commits_and_pushes_as_a_whole_one() {
+    let world = World::new();
+    for n in 0..5 {
+        world.push_files("development", &[("count", &n.to_string())]);
+    }
+    let open = |depth| {
+        let home = world.path("home");
+        Store::open(&world.git, &home, "shop", &world.remote(), &CREDENTIALS, depth, patience()).unwrap()
+    };
+    let log = |store: &Store, commit, path| store.view(commit).unwrap().log(path, 99).unwrap().len();
+    let seen = |store: &Store, commit| log(store, commit, "");
+    let store = open(Some(2));
+    let base = store.resolve_base(None).unwrap().commit;
+    assert_eq!((seen(&store, base), log(&store, base, "count")), (2, 1));
+    let worktree = Worktree::create(&world.run_dir(), &store, base, &branch()).unwrap();
+    write(&worktree, "new", "1");
+    let (commit, tested) = commit_all(&worktree, "turn-1");
+    // The remote moves on, further than the depth; the run stands on what is no branch's tip any more.
+    for n in 5..9 {
+        world.push_files("development", &[("count", &n.to_string())]);
+    }
+    let store = open(Some(2));
+    assert_eq!(seen(&store, store.resolve_base(None).unwrap().commit), 2);
+    assert_eq!(seen(&store, base), 2, "the old base can still be read");
+    let protection = Protection::new(Some("main"), []).unwrap();
+    let order = PushOrder {
+        worktree: &worktree,
+        remote: &world.remote(),
+        branch: worktree.branch().as_str(),
+        commit,
+        tested,
+        protection: &protection,
+        credentials: &CREDENTIALS,
+        patience: patience(),
+    };
+    assert!(!push(&world.git, &order).unwrap().already);
+    assert_eq!(world.sh("git -C remote.git fsck --strict 2>&1; ls remote.git | grep -c shallow || true").trim(), "0");
+    assert_eq!(world.sh(&format!("git -C remote.git rev-list --count {commit}")).trim(), "7");
+    // Without a depth the rest comes; with one again, nothing goes.
+    let store = open(None);
+    let tip = store.resolve_base(None).unwrap().commit;
+    assert_eq!((seen(&store, tip), seen(&open(Some(1)), tip)), (10, 10));
 }
