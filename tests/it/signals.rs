@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::fake::{Answer, claude, gemini};
 use crate::main_job::{executor, plan, script};
-use crate::world::World;
+use crate::world::{KEY, World};
 
 const TASK: &[&str] = &["run", "--pipeline", "dev-task", "--repo", "shop", "--task", "Validar stock", "--no-watch"];
 
@@ -79,11 +79,57 @@ fn a_refused_push_is_reported_and_retried_without_redoing_the_work() {
     assert_eq!(status["status"], "FAILED");
     assert!(status["error"]["message"].as_str().unwrap().contains("not on Fridays"), "{}", status["error"]);
     assert!(status["commit"].is_string(), "the commit is kept");
-    std::fs::remove_file(hook).unwrap();
     let calls = world.fake.asked().len();
-    world.devo(&["retry", &run]).code(0);
+    let failed_with = |code: &str| {
+        world.devo(&["retry", &run, "--from", "push"]).code(1);
+        let now = world.status(&run);
+        assert_eq!((now["error"]["code"].as_str(), &now["commit"]), (Some(code), &status["commit"]));
+        assert!(now["error"]["hint"].is_string(), "{}", now["error"]);
+    };
+    failed_with("push_rejected");
+    std::fs::remove_file(hook).unwrap();
+    let (remote, away) = (world.path("remote.git"), world.path("away.git"));
+    std::fs::rename(&remote, &away).unwrap();
+    failed_with("repo_not_found");
+    std::fs::rename(&away, &remote).unwrap();
+    let branch = status["branch"].as_str().unwrap();
+    world.git(&remote, &["branch", branch, "main"]);
+    failed_with("remote_moved");
+    world.git(&remote, &["branch", "-D", branch]);
+    // What devo.yaml protects by now is refused as well.
+    world.configure("    protected: [\"task/*\"]");
+    failed_with("protected_branch");
+    world.configure("");
+    world.devo(&["retry", &run, "--from", "push"]).code(0);
     assert_eq!(world.fake.asked().len(), calls, "no model was asked again");
     assert_eq!(world.remote_branches().len(), 3);
+    assert!(
+        world
+            .remote_branches()
+            .iter()
+            .any(|(name, id)| name == branch && Some(id.as_str()) == status["commit"].as_str())
+    );
+}
+
+#[test]
+fn a_secret_of_the_engine_is_not_committed() {
+    let world = World::shop();
+    world.fake.planner(claude(&[("submit_plan", plan("Plan"))]));
+    // The model cannot know the key; a command that found it elsewhere could write it down.
+    let halves = (&KEY[..9], &KEY[9..]);
+    let leak = format!("printf '\n// %s%s\n' {} {} >> src/ventas.rs", halves.0, halves.1);
+    world.fake.executor(gemini(&[("run_shell_command", json!({"command": leak}))]));
+    for _ in 0..3 {
+        world.fake.executor(gemini(&[("finish", json!({"status": "done", "summary": "Hecho.", "evidence": []}))]));
+    }
+    let args = ["run", "--pipeline", "dev-task", "--repo", "shop", "--task", "Validar stock", "--yes", "--json"];
+    let ran = world.devo(&args).code(1);
+    let last = ran.lines().pop().unwrap();
+    let error = &last["run"]["error"];
+    assert_eq!(error["code"], "secret", "{error:#}");
+    assert!(error["message"].as_str().unwrap().contains("src/ventas.rs:"), "{error:#}");
+    assert!(!(ran.stdout + &ran.stderr).contains(KEY));
+    assert_eq!(world.remote_branches().len(), 2, "nothing was pushed");
 }
 
 #[test]
