@@ -3,6 +3,7 @@
 mod base_files;
 mod checks;
 pub mod demo;
+mod gc;
 mod grants;
 mod home;
 mod outfit;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use checks::{Check, Level, checks};
+pub use gc::{GcWish, Leftover};
 pub use home::{Made, Places, make as make_home};
 pub use shipped::files as shipped_files;
 pub use tasks::{outline, schemas, validate};
@@ -155,6 +157,11 @@ impl App {
         Ok(Self { inbox: Inbox::of(&home), home, journal, clock, shop: Arc::new(shop) })
     }
 
+    /// The home's lock, for work that no engine may disturb. `about` is what a second one is told.
+    pub fn lock(&self, about: &str) -> Result<HomeLock, Error> {
+        Ok(HomeLock::take(&self.home, about)?)
+    }
+
     /// Takes the home's lock, sweeps what a killed engine left, and makes the engine. `about` is what a second one is told.
     pub async fn engine(&self, about: &str) -> Result<Owned, Error> {
         let lock = HomeLock::take(&self.home, about)?;
@@ -164,6 +171,11 @@ impl App {
         }
         for path in checks::open_to_others(&self.home) {
             tracing::warn!("{path} is open to others; `devo doctor` names the command that closes it");
+        }
+        for path in crate::sandboxes::leftovers() {
+            if let Err(error) = gc::remove(&path) {
+                tracing::warn!(%error, "cannot remove {}", path.display());
+            }
         }
         self.shop.sweep().await;
         let engine = Engine::new(self.journal.clone(), self.home.clone(), self.shop.clone(), self.clock);

@@ -636,6 +636,13 @@ mod tests {
             "repos:\n  ../x: {url: x}\nroles:\n  planner: {provider: anthropc, model: m}\nsandbox: {type: docker}\n";
         let codes: Vec<_> = Config::read(FILE, text.as_bytes()).unwrap_err().iter().map(|fault| fault.code).collect();
         assert_eq!(codes, ["bad_name", "bad_sandbox", "unknown_provider"]);
+        let text = "repos:\n  shop:\n    url: x\n    network:\n      - a.org\n      - http://b.org\n    services:\n      DB: {image: ''}\nsecrets: [A, DEVO_TOKEN, GEMINI_API_KEY, PATH, a-b]\n";
+        let wrong = Config::read(FILE, text.as_bytes()).unwrap_err();
+        let places: Vec<_> = wrong.iter().map(|fault| (fault.code, fault.line, fault.column)).collect();
+        let secrets = [14, 26, 42, 48].map(|column| ("bad_secret", 9, column));
+        assert_eq!(places[0], ("bad_domain", 6, 9));
+        assert_eq!([places[1].0, places[2].0], ["bad_name", "wrong_value"]);
+        assert_eq!(places[3..], secrets);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::core::event::{CassetteUse, RunSpec};
 use crate::core::failure::Failure;
 use crate::core::id::{RunId, StepId};
 use crate::core::time::Timestamp;
-use crate::engine::{Clock, Outfitter, Prepared, PreparedStep};
+use crate::engine::{Caps, Clock, Outfitter, Prepared, PreparedStep};
 use crate::journal::Journal;
 use crate::pipeline::{self, Pipeline};
 use crate::prompts::Prompts;
@@ -341,6 +341,14 @@ impl Outfitter for Shop {
             steps.insert(step.id.clone(), prepared);
         }
         Ok(Prepared { steps, equipment })
+    }
+
+    fn sandbox(&self, spec: &RunSpec) -> Option<Result<Arc<dyn Sandbox>, Failure>> {
+        Some(Shop::sandbox(self, &spec.sandbox, spec.repo.as_deref(), Some(spec.task_id)))
+    }
+
+    fn caps(&self) -> Caps {
+        Caps { runs: self.config.limits.runs, per_repo: self.config.limits.per_repo }
     }
 }
 

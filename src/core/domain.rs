@@ -2,8 +2,8 @@
 //!
 //! Purely about names: whether an address that a name resolves to may be reached is for whoever resolves it.
 
+use ::core::net::IpAddr;
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};

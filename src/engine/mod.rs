@@ -5,6 +5,11 @@ mod clock;
 mod driver;
 mod lock;
 mod log;
+mod masking;
+mod permits;
+mod rooms;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -20,20 +25,27 @@ use crate::core::failure::Failure;
 use crate::core::graph::Graph;
 use crate::core::id::{RunId, StepId};
 use crate::core::report;
-use crate::core::request::{Refused, Request};
+use crate::core::request::{Refused, Request, Signal};
 use crate::core::state::{IllegalEvent, RunState};
 use crate::journal::{Acceptance, Journal, JournalError, Summary, Verdict};
+use crate::sandboxes::Sandbox;
 use crate::steps::{Equipment, Grants, Step, Stream};
+
+use permits::Permits;
 
 pub use clock::Clock;
 pub use driver::{Stopped, Until};
 pub use lock::{HomeLock, LockError};
 pub use log::Line;
+pub use permits::Caps;
 
 /// How often requests of other processes are looked for: soon enough to feel immediate, rare enough to cost nothing.
 const POSTED_POLL: Duration = Duration::from_millis(50);
 /// Notices that a slow listener may lag behind before it loses the oldest (it can read the journal).
 const FEED: usize = 4096;
+
+/// The file in a run's folder that says that its workspace was removed: the run cannot be retried.
+pub const CLEARED: &str = "cleared";
 
 /// Something that listeners may show; the journal, not this, is the record.
 #[derive(Debug, Clone)]
@@ -91,6 +103,17 @@ pub struct Prepared {
 pub trait Outfitter: Send + Sync {
     /// Parses the stored pipeline and finds the equipment, or says what is missing.
     fn outfit(&self, spec: &RunSpec) -> Result<Prepared, Failure>;
+
+    /// Another sandbox for a run whose first one was closed while nothing ran; `None` where a closed one can go on.
+    fn sandbox(&self, spec: &RunSpec) -> Option<Result<Arc<dyn Sandbox>, Failure>> {
+        let _ = spec;
+        None
+    }
+
+    /// How many runs may work at once.
+    fn caps(&self) -> Caps {
+        Caps::default()
+    }
 }
 
 /// What the engine cannot do.
@@ -150,13 +173,15 @@ pub struct Engine {
     clock: Clock,
     feed: broadcast::Sender<Notice>,
     driven: Mutex<HashMap<RunId, mpsc::Sender<Ask>>>,
+    permits: Arc<Permits>,
 }
 
 impl Engine {
     /// An engine over a journal; the caller holds the home's lock.
     pub fn new(journal: Arc<dyn Journal>, home: PathBuf, outfitter: Arc<dyn Outfitter>, clock: Clock) -> Arc<Self> {
         let (feed, _) = broadcast::channel(FEED);
-        Arc::new(Self { journal, home, outfitter, clock, feed, driven: Mutex::new(HashMap::new()) })
+        let permits = Permits::new(outfitter.caps());
+        Arc::new(Self { journal, home, outfitter, clock, feed, driven: Mutex::new(HashMap::new()), permits })
     }
 
     /// Everything that happens from now on.
@@ -181,7 +206,8 @@ impl Engine {
         Ok(acceptance)
     }
 
-    /// Drives a run until it ends, or until a person is needed where `until` says so, or until `stop` fires.
+    /// Drives a run until it ends, or until a person is needed where `until` says so, or until `stop` fires. It works only in
+    /// its turn ([`Caps`]), and counts only while it works: not while it waits for a person.
     pub async fn drive(
         self: &Arc<Self>,
         run: RunId,
@@ -208,6 +234,10 @@ impl Engine {
 
     /// Hands a request to whoever drives the run; if nobody does, decides and records it here.
     pub async fn submit(&self, run: RunId, request: Request) -> Result<Answer, EngineError> {
+        if matches!(request.signal, Signal::Retry { .. }) && self.run_dir(run).join(CLEARED).exists() {
+            let message = "the workspace of this run was removed by `devo gc`: submit its task again";
+            return Ok(Answer::Refused(Refused { code: "cleared".to_owned(), message: message.to_owned() }));
+        }
         let driver = self.driven.lock().expect("no holder of this lock can panic").get(&run).cloned();
         if let Some(driver) = driver {
             let (reply, answer) = oneshot::channel();

@@ -178,3 +178,45 @@ impl Drop for Lines<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandboxes::Captured;
+
+    #[test]
+    fn no_piece_of_a_secret_is_kept_at_a_cut_or_between_codes() {
+        let masker = Masker::default();
+        masker.add(&"tok-0123456789abcdef".to_owned().into());
+        for before in 0..40 {
+            let mut captured = Captured::bounded(100);
+            captured.push(format!("{}tok-0123456789abcdef", "x".repeat(before)).as_bytes());
+            captured.push("y".repeat(200).as_bytes());
+            captured.push(format!("tok-0123456789abcdef{}", "z".repeat(60 + before)).as_bytes());
+            for kept in [tidy(&captured, &masker), masked(&captured, &masker)] {
+                assert!(kept.contains("bytes cut"), "{kept}");
+                let piece = (0..15).map(|at| &"tok-0123456789abcdef"[at..at + 6]).find(|piece| kept.contains(piece));
+                assert_eq!(piece, None, "{kept}");
+            }
+        }
+        let mut captured = Captured::bounded(100);
+        captured.push(b"\x1b[1mtok-01234\x1b[0m56789abcdef\x1b[0m");
+        assert_eq!([tidy(&captured, &masker), masked(&captured, &masker)], ["***", "***"]);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_with_what_to_do() {
+        let done = |exit, hits: &[LimitHit]| Finished {
+            exit,
+            stdout: Captured::bounded(1),
+            stderr: Captured::bounded(1),
+            duration: Duration::ZERO,
+            limits_hit: hits.to_vec(),
+            unprotected: Vec::new(),
+        };
+        let failure = disk_full(&done(Exit::Signal(9), &[LimitHit::Disk])).expect("it failed for that");
+        assert!(failure.hint.is_some_and(|hint| hint.contains("devo gc") && hint.contains("devo retry")));
+        assert_eq!(disk_full(&done(Exit::Code(0), &[LimitHit::Disk])), None);
+        assert_eq!(disk_full(&done(Exit::Signal(9), &[LimitHit::Memory])), None);
+    }
+}

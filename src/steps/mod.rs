@@ -337,6 +337,7 @@ pub trait Log: Send + Sync {
 }
 
 /// Everything that the steps of one run share.
+#[derive(Clone)]
 pub struct Equipment {
     /// Known secrets.
     pub masker: Masker,

@@ -184,10 +184,11 @@ struct Own {
 impl Own {
     fn new((user, group): (u32, u32)) -> io::Result<Self> {
         let folder = tempfile::Builder::new().prefix("devo-").permissions(Permissions::from_mode(0o700)).tempdir()?;
-        let proxy = Proxy::listen(&folder.path().join(PROXY_SOCKET))?;
+        let socket = folder.path().join(PROXY_SOCKET);
+        let proxy = Proxy::listen(&socket)?;
         // Whoever runs the engine as root may have a workspace of somebody else.
         if rustix::process::geteuid().is_root() && user != 0 {
-            for path in [proxy.socket(), folder.path()] {
+            for path in [&socket, folder.path()] {
                 chown(path, Some(user), Some(group))?;
             }
         }
