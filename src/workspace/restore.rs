@@ -217,6 +217,7 @@ impl<'a> Putting<'a> {
             _ => MODE_FILE,
         };
         let found = at.stat(name).map_err(failed("reading", path))?;
+        let taken = found.is_some();
         // One that has other names as well is written anew, so that it changes with none of them.
         let found = found.filter(|stat| stat.st_nlink == 1);
         let same_kind = found.as_ref().is_some_and(|stat| match FileType::from_raw_mode(stat.st_mode) {
@@ -233,7 +234,9 @@ impl<'a> Putting<'a> {
                 git2::ErrorCode::NotFound => missing("blob", id),
                 _ => Error::objects("reading a file of the tree")(error),
             })?;
-            at.remove(name).map_err(failed("removing", path))?;
+            if taken {
+                at.remove(name).map_err(failed("removing", path))?;
+            }
             if link {
                 if blob.content().is_empty() || blob.content().contains(&0) {
                     return Err(Error::HostilePath { path: shown(path) });
