@@ -127,10 +127,11 @@ fn serve(answer: String) -> (String, std::sync::mpsc::Receiver<String>) {
                     Ok(read) => request.extend_from_slice(&chunk[..read]),
                 }
             }
-            let _ = stream.write_all(answer.as_bytes());
+            // Told before it is answered: whoever has the answer finds what was asked.
             if sender.send(String::from_utf8_lossy(&request).into_owned()).is_err() {
                 return;
             }
+            let _ = stream.write_all(answer.as_bytes());
         }
     });
     (address, receiver)
