@@ -17,6 +17,7 @@ mod lanes;
 mod payload;
 mod scopes;
 pub mod services;
+mod settings;
 mod sweep;
 mod unfit;
 mod wire;
@@ -24,20 +25,18 @@ mod wire;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::compose::Beside;
 use self::container::{Container, HOME, Plan};
 use self::daemon::Daemon;
-use self::description::{Description, Origin, ServiceDescription};
+use self::description::{Description, ServiceDescription};
 use self::lanes::{Key, Lane, Lanes};
 use self::payload::Payload;
 use self::scopes::Scopes;
@@ -46,11 +45,11 @@ use super::{
     Captured, Command, Exit, Finished, Network, OutputSink, Sandbox, SandboxError, WORKSPACE, checked, passable, proxy,
     real_workspace, text, within,
 };
-use crate::secrets::Masker;
 
 pub use description::Build;
 pub use image::Source;
 pub use init::{INIT_WORD, init};
+pub use settings::{Described, Settings, Yaml};
 pub use sweep::sweep;
 pub use unfit::{Problem, Unfit};
 
@@ -73,84 +72,6 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 const PROBE: &str = " probe";
 /// Variables of an image that would change our own program in its container.
 const LOADER_VARIABLES: [&str; 5] = ["LD_", "GLIBC_", "GCONV_", "MALLOC_", "RUST_"];
-
-/// What the sandbox of a run is made from.
-#[derive(Clone)]
-pub struct Settings {
-    /// The home, for labels.
-    pub home: String,
-    /// The run, for labels and names.
-    pub run: String,
-    /// What says how the container is made.
-    pub described: Described,
-    /// The files of the run's base commit.
-    pub source: Arc<dyn Source>,
-    /// Parses YAML of the repository, given its path and content, into JSON; merge keys may stay.
-    pub yaml: Yaml,
-    /// The folder in which the output of services is left.
-    pub logs: PathBuf,
-    /// What must not be stored.
-    pub masker: Masker,
-    /// Whether the container's root can be written.
-    pub writable: bool,
-    /// Another runtime of the daemon (`runsc`).
-    pub runtime: Option<String>,
-    /// Processors' worth of time; all of them if not given.
-    pub cpus: Option<f64>,
-}
-
-/// See [`Settings::yaml`].
-pub type Yaml = Arc<dyn Fn(&str, &[u8]) -> Result<Value, String> + Send + Sync>;
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Settings({}, {:?})", self.run, self.described)
-    }
-}
-
-/// Who says how the container is made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Described {
-    /// devo.yaml: an image's name.
-    Image(String),
-    /// devo.yaml: a Dockerfile.
-    Build(Build),
-    /// The repository: a `devcontainer.json`, by its path.
-    Devcontainer(String),
-    /// The repository: a compose file, by its path, and the service that commands run in; its only one if not given.
-    Compose(String, Option<String>),
-}
-
-impl Settings {
-    /// What the container is made from. Reads the repository, and may block.
-    fn describe(&self) -> Result<Description, SandboxError> {
-        let plain =
-            |origin| Description { origin, env: BTreeMap::new(), user: None, services: Vec::new(), said: Vec::new() };
-        let unreadable = |file: &str, why: String| SandboxError::Unavailable {
-            what: format!("`{file}` cannot be read at the run's base commit: {why}"),
-            hint: "check the path under `sandbox` in devo.yaml; what is not committed is not seen".into(),
-        };
-        let unfit = |wrong: Unfit| SandboxError::Unavailable {
-            what: format!("the repository's container cannot be made as it says\n{wrong}"),
-            hint: "mend the file on the base branch, or choose `image` or `dockerfile` under `sandbox` in devo.yaml"
-                .into(),
-        };
-        match &self.described {
-            Described::Image(name) => Ok(plain(Origin::Image(name.clone()))),
-            Described::Build(build) => Ok(plain(Origin::Build(build.clone()))),
-            Described::Devcontainer(file) => {
-                let text = self.source.file(file).map_err(|why| unreadable(file, why))?;
-                let text = String::from_utf8(text).map_err(|_| unreadable(file, "it is not UTF-8".to_owned()))?;
-                devcontainer::read(&text, file, &*self.source, &*self.yaml).map_err(unfit)
-            }
-            Described::Compose(file, service) => {
-                let bytes = self.source.file(file).map_err(|why| unreadable(file, why))?;
-                let document = (self.yaml)(file, &bytes).map_err(|why| unreadable(file, why))?;
-                compose::read(&document, file, service.as_deref(), Beside::Needed, &*self.source).map_err(unfit)
-            }
-        }
-    }
-}
 
 /// Runs commands in containers that are kept warm.
 pub struct Docker {

@@ -348,7 +348,7 @@ async fn an_image_is_built_once_from_the_files_it_was_approved_with() {
     images().await;
     let stamp = marker();
     let dockerfile = format!(
-        "FROM {BARE} AS base\nARG WORD\nENV LD_PRELOAD=/x.so SAID=$WORD\nCOPY file /copied\nRUN echo built-{stamp}\nFROM base AS other\nRUN false\n"
+        "FROM {BARE} AS base\nARG WORD\nENV LD_PRELOAD=/x.so SAID=$WORD\nCOPY file /copied\nRUN echo built-{stamp}\nFROM base AS other\n"
     );
     let build = Build {
         context: String::new(),
@@ -376,8 +376,9 @@ async fn an_image_is_built_once_from_the_files_it_was_approved_with() {
     let options = RemoveImageOptionsBuilder::default().force(true).build();
     docker().remove_image(&ids[0], Some(options), None).await.expect("ours");
     // A step that fails is told with what it said.
-    let failing = Build { target: None, ..build };
-    let docker_sandbox = sandbox(Settings { described: Described::Build(failing), ..own });
+    let source = Arc::new(Files(vec![("docker/Dockerfile", format!("FROM {BARE}\nRUN false\n"))]));
+    let failing = Build { target: None, args: Default::default(), ..build };
+    let docker_sandbox = sandbox(Settings { described: Described::Build(failing), source, ..own });
     let error = docker_sandbox.exec(&command, &(), &CancellationToken::new()).await.expect_err("it cannot be built");
     assert!(error.to_string().contains("RUN false") && error.hint().is_some(), "{error}");
 }
