@@ -4,6 +4,8 @@ mod checks;
 mod current;
 pub mod demo;
 mod desk;
+mod gc;
+mod grants;
 mod home;
 mod lanes;
 mod outfit;
@@ -19,6 +21,7 @@ use serde_json::Value;
 
 pub use checks::{Check, Level, checks};
 pub use desk::{Desk, Submitted};
+pub use gc::{GcWish, Leftover};
 pub use home::{Made, Places, make as make_home};
 pub use shipped::files as shipped_files;
 pub use tasks::{outline, schemas, validate};
@@ -199,6 +202,11 @@ impl App {
         self.shop.get()
     }
 
+    /// The home's lock, for work that no engine may disturb. `about` is what a second one is told.
+    pub fn lock(&self, about: &str) -> Result<HomeLock, Error> {
+        Ok(HomeLock::take(&self.home, about)?)
+    }
+
     /// Takes the home's lock and makes its engine. `about` is what a second one is told.
     pub fn engine(&self, about: &str) -> Result<Owned, Error> {
         let lock = HomeLock::take(&self.home, about)?;
@@ -208,6 +216,11 @@ impl App {
         }
         for path in checks::open_to_others(&self.home) {
             tracing::warn!("{path} is open to others; `devo doctor` names the command that closes it");
+        }
+        for path in crate::sandboxes::leftovers() {
+            if let Err(error) = gc::remove(&path) {
+                tracing::warn!(%error, "cannot remove {}", path.display());
+            }
         }
         let engine = Engine::new(self.journal.clone(), self.home.clone(), self.shop.clone(), self.clock);
         Ok(Owned { engine, lock })

@@ -1,8 +1,11 @@
 //! End-to-end tests: the built binary, real git, real sandboxes, models behind a local fake of their wire formats.
 
 mod bad_input;
+mod concurrent;
 mod demo;
 mod fake;
+mod gc;
+mod grants;
 mod kills;
 mod language;
 mod layers;
