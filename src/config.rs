@@ -1,6 +1,8 @@
 //! Settings: `devo.yaml`, read once and passed on as values. Secrets are not here: they come from the environment, from files
 //! or from systemd, and only their users see them.
 
+mod web;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -12,6 +14,8 @@ use crate::core::budget::Price;
 use crate::journal::Durability;
 use crate::providers::models::ModelEntry;
 use crate::yaml::{self, Diagnostic, Document, Node};
+
+pub use web::{Hook, OWNER, User, UserRole, Web, host_of_url};
 
 /// The file.
 pub const FILE: &str = "devo.yaml";
@@ -29,9 +33,12 @@ pub struct Config {
     /// Chat channels; taken up by `devo serve`, which is not available in this version.
     #[serde(default)]
     pub chat: Option<Value>,
-    /// The web page; taken up by `devo serve`, which is not available in this version.
+    /// The web pages and the API of `devo serve`.
     #[serde(default)]
-    pub web: Option<Value>,
+    pub web: Web,
+    /// Who may use them, beside whoever has the home's token.
+    #[serde(default)]
+    pub users: BTreeMap<String, User>,
     /// Where commands run, for repositories that say nothing else and for pipelines without one.
     #[serde(default)]
     pub sandbox: Sandbox,
@@ -315,6 +322,9 @@ impl Config {
             if let Err(error) = crate::providers::provider(&role.provider) {
                 fault(format!("/roles/{name}/provider"), "unknown_provider", error.to_string(), &error.hint());
             }
+        }
+        for (place, code, message, help) in web::check(&self.web, &self.users) {
+            fault(place, code, message, help);
         }
         if self.limits.parallel == 0 || self.limits.runs == 0 || self.limits.per_repo == 0 {
             fault(
