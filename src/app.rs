@@ -7,6 +7,7 @@ mod home;
 mod outfit;
 mod shipped;
 mod tasks;
+mod views;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ pub use desk::{Desk, Submitted};
 pub use home::{Made, Places, make as make_home};
 pub use shipped::files as shipped_files;
 pub use tasks::{outline, schemas, validate};
+pub use views::{InputView, PipelineView, StepView, is_pipeline_name};
 
 use crate::config::Config;
 use crate::core::event::{CassetteUse, PromptFile, Who};

@@ -289,7 +289,7 @@ pub fn outline(_settings: &Settings, path: &Path) -> Result<Graph, Error> {
     read.map(|pipeline| pipeline.graph()).map_err(|wrong| invalid(&wrong, &String::from_utf8_lossy(&bytes)))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Error> {
     use std::io::Read as _;
     let failed =
         |error: std::io::Error| Error::refused("unreadable", format!("cannot read {}: {error}", path.display()));

@@ -42,6 +42,9 @@ const OWNERS: &[(&str, &str)] = &[
     ("clap", "frontends/cli"),
     ("indicatif", "frontends/cli"),
     ("minijinja", "templates"),
+    ("axum", "frontends/web"),
+    ("tower_http", "frontends/web"),
+    ("argon2", "frontends/web"),
 ];
 
 /// What the pure core must not name.
