@@ -3,9 +3,11 @@
 mod bad_input;
 mod demo;
 mod fake;
+mod http;
 mod kills;
 mod language;
 mod layers;
 mod main_job;
 mod signals;
+mod web;
 mod world;
