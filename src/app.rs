@@ -11,6 +11,7 @@ mod lanes;
 mod outfit;
 mod shipped;
 mod tasks;
+mod views;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ pub use gc::{GcWish, Leftover};
 pub use home::{Made, Places, make as make_home};
 pub use shipped::files as shipped_files;
 pub use tasks::{outline, schemas, validate};
+pub use views::{InputView, PipelineView, StepView, is_pipeline_name};
 
 use crate::config::Config;
 use crate::core::event::{CassetteUse, PromptFile, Who};

@@ -36,6 +36,7 @@ impl App {
         let repo = named("repo", task.repo);
         let text = named("task", task.task).unwrap_or_default();
         self.check_repo(&pipeline, repo.as_deref())?;
+        self.check_targets(&task.notify)?;
         self.shop().check_grants(&pipeline, author, repo.as_deref())?;
         let spec = RunSpec {
             task_id: request.id.unwrap_or_else(|| RunId(uuid::Uuid::now_v7())),
@@ -63,6 +64,26 @@ impl App {
         let sandbox = self.shop().sandbox(&spec.sandbox, spec.repo.as_deref())?;
         self.try_sandbox(&spec, sandbox.as_ref()).await?;
         Ok(spec)
+    }
+
+    /// Whoever a task wants told can be told.
+    fn check_targets(&self, targets: &[String]) -> Result<(), Error> {
+        let webhook = self.config().notify.webhook.is_some();
+        for target in targets {
+            let known = target.strip_prefix("telegram:").is_some_and(|chat| chat.parse::<i64>().is_ok());
+            if known || (target == "webhook" && webhook) {
+                continue;
+            }
+            let hint = match target.split(':').next().unwrap_or_default() {
+                "webhook" => "name it `webhook`, and set `notify: {webhook: {url: …, secret: …}}` in devo.yaml",
+                "email" | "mail" | "smtp" | "desktop" => "e-mail and desktop are not available in this version",
+                _ => "use `telegram:CHAT` with the chat's number, or `webhook`",
+            };
+            return Err(
+                Error::refused("unknown_target", format!("`notify` cannot tell `{}`", super::clip(target))).hint(hint)
+            );
+        }
+        Ok(())
     }
 
     /// Tries the sandbox, unless it worked a moment ago: of many tasks that come together, one pays for it.
@@ -319,7 +340,7 @@ pub fn outline(_settings: &Settings, path: &Path) -> Result<Graph, Error> {
     read.map(|pipeline| pipeline.graph()).map_err(|wrong| invalid(&wrong, &String::from_utf8_lossy(&bytes)))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Error> {
     use std::io::Read as _;
     let failed =
         |error: std::io::Error| Error::refused("unreadable", format!("cannot read {}: {error}", path.display()));

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -17,6 +16,7 @@ use crate::core::state::RunState;
 use crate::core::time::Timestamp;
 use crate::engine::{EngineError, Notice};
 use crate::error::Error;
+use crate::frontends::envelope::envelope;
 use crate::journal::Journal;
 
 /// Follows one run.
@@ -155,17 +155,4 @@ impl<'a> Follower<'a> {
             self.progress.event(event, graph, state);
         }
     }
-}
-
-/// An event as the contract's envelope: `event` first, then the run's id where it begins, `seq`, `at`, and the rest.
-pub fn envelope(event: &Event) -> Value {
-    let Ok(Value::Object(mut fields)) = serde_json::to_value(event) else { unreachable!("an event is a JSON object") };
-    let mut ordered = Map::new();
-    for name in ["event", "task_id", "seq", "at", "step"] {
-        if let Some(value) = fields.shift_remove(name) {
-            ordered.insert(name.to_owned(), value);
-        }
-    }
-    ordered.extend(fields);
-    Value::Object(ordered)
 }

@@ -17,6 +17,7 @@ mod graph;
 mod hands;
 mod help;
 mod init;
+mod login_link;
 mod logs;
 mod plan;
 mod progress;
@@ -36,6 +37,7 @@ mod signal;
 mod status;
 mod submit;
 mod task;
+mod user;
 mod validate;
 
 use std::ffi::OsString;
@@ -72,6 +74,8 @@ const COMMANDS: &[Entry] = &[
     graph::ENTRY,
     schema::ENTRY,
     prompt::ENTRY,
+    login_link::ENTRY,
+    user::ENTRY,
     gc::ENTRY,
     completions::ENTRY,
     help::ENTRY,
@@ -269,7 +273,7 @@ fn command() -> Command {
 fn front_page() -> String {
     let mut text = String::from(
         "A development task becomes a plan, and the approved plan a tested, pushed branch.\n\n\
-         Usage: devo [OPTIONS] COMMAND …\n\n",
+         Usage: devo [OPTIONS] COMMAND …\n",
     );
     for (group, title) in GROUPS {
         text.push_str(title);

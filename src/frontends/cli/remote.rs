@@ -6,13 +6,14 @@ use serde_json::{Value, json};
 
 use super::Cx;
 use super::drive::{Job, drive, stop_on_signals, who};
-use super::follow::envelope;
+
 use super::hands::{Hands, Watch};
 use crate::app::{App, TaskSource};
 use crate::core::event::{CassetteUse, RunSpec};
 use crate::core::id::RunId;
 use crate::engine::HomeLock;
 use crate::error::{Error, Exit};
+use crate::frontends::envelope::envelope;
 use crate::frontends::inbox::Aside;
 
 /// How long a daemon may take to accept a task.
