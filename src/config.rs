@@ -1,6 +1,9 @@
 //! Settings: `devo.yaml`, read once and passed on as values. Secrets are not here: they come from the environment, from files
 //! or from systemd, and only their users see them.
 
+mod notify;
+mod web;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -14,6 +17,9 @@ use crate::core::service::{Services, is_service_name};
 use crate::journal::Durability;
 use crate::providers::models::ModelEntry;
 use crate::yaml::{self, Diagnostic, Document, Node};
+
+pub use notify::{Notify, Webhook};
+pub use web::{Hook, OWNER, User, UserRole, Web, host_of_url};
 
 /// The file.
 pub const FILE: &str = "devo.yaml";
@@ -45,9 +51,12 @@ pub struct Config {
     /// Chat channels; taken up by `devo serve`, which is not available in this version.
     #[serde(default)]
     pub chat: Option<Value>,
-    /// The web page; taken up by `devo serve`, which is not available in this version.
+    /// The web pages and the API of `devo serve`.
     #[serde(default)]
-    pub web: Option<Value>,
+    pub web: Web,
+    /// Who may use them, beside whoever has the home's token.
+    #[serde(default)]
+    pub users: BTreeMap<String, User>,
     /// Where commands run, for repositories that say nothing else and for pipelines without one.
     #[serde(default)]
     pub sandbox: Sandbox,
@@ -72,6 +81,9 @@ pub struct Config {
     /// How much runs side by side.
     #[serde(default)]
     pub limits: Limits,
+    /// Who is told, beside the chats, when a plan is ready, a question is asked, a run fails or is done.
+    #[serde(default)]
+    pub notify: Notify,
     /// Commits, and what opens remotes.
     #[serde(default)]
     pub git: Git,
@@ -450,6 +462,10 @@ impl Config {
                 let help = "write a name such as GITHUB_TOKEN, and export the variable of that name";
                 fault(format!("{at}/{key}"), "not_a_name", message, help);
             }
+        }
+        let more = web::check(&self.web, &self.users).into_iter().chain(notify::check(&self.notify));
+        for (place, code, message, help) in more {
+            fault(place, code, message, help);
         }
         if self.limits.parallel == 0 || self.limits.runs == 0 || self.limits.per_repo == 0 {
             fault(

@@ -76,7 +76,7 @@ impl App {
     /// Removes what old runs left. The lock says that no engine works in this home.
     pub async fn gc(&self, _lock: &HomeLock, wish: GcWish) -> Result<Vec<Leftover>, Error> {
         let mut found = self.gc_candidates(wish).await?;
-        self.shop.sweep().await;
+        self.shop().sweep().await;
         for leftover in &mut found {
             let removed = match leftover.kind {
                 "workspace" => clear(&leftover.path),

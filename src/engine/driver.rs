@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::log::RunLog;
@@ -97,7 +98,9 @@ struct Driver<'e> {
     turn: RunTurn,
     rooms: Rooms,
     stop: CancellationToken,
-    /// Running steps were told to stop because the engine stops.
+    /// When running steps are told to stop because the engine stops.
+    shut_at: Option<Instant>,
+    /// They were told.
     shut: bool,
 }
 
@@ -175,6 +178,7 @@ pub(super) async fn drive(
         staged: Vec::new(),
         turn: RunTurn::Idle,
         stop,
+        shut_at: None,
         shut: false,
     };
     let stopped = driver.go(asked, requests, until).await;
@@ -235,7 +239,12 @@ impl Driver<'_> {
                 // The time in the queue is not the run's.
                 () = self.turn.come() => self.stage(EventBody::Resumed {})?,
                 // Told apart from `stopping`: the word may come after the check above and before this wait.
-                () = self.stop.cancelled(), if !self.shut => self.shut_down(),
+                () = self.stop.cancelled(), if self.shut_at.is_none() => {
+                    self.shut_at = Some(Instant::now() + self.engine.patience());
+                }
+                () = tokio::time::sleep_until(self.shut_at.unwrap_or_else(Instant::now)), if self.shut_at.is_some() && !self.shut => {
+                    self.shut_down();
+                }
             }
         }
     }

@@ -13,6 +13,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -174,6 +175,8 @@ pub struct Engine {
     feed: broadcast::Sender<Notice>,
     driven: Mutex<HashMap<RunId, mpsc::Sender<Ask>>>,
     permits: Arc<Permits>,
+    /// How long running steps may go on by themselves after the stop, in milliseconds.
+    patience_ms: AtomicU64,
 }
 
 impl Engine {
@@ -181,12 +184,35 @@ impl Engine {
     pub fn new(journal: Arc<dyn Journal>, home: PathBuf, outfitter: Arc<dyn Outfitter>, clock: Clock) -> Arc<Self> {
         let (feed, _) = broadcast::channel(FEED);
         let permits = Permits::new(outfitter.caps());
-        Arc::new(Self { journal, home, outfitter, clock, feed, driven: Mutex::new(HashMap::new()), permits })
+        Arc::new(Self {
+            journal,
+            home,
+            outfitter,
+            clock,
+            feed,
+            driven: Mutex::new(HashMap::new()),
+            permits,
+            patience_ms: AtomicU64::new(0),
+        })
     }
 
     /// Everything that happens from now on.
     pub fn subscribe(&self) -> broadcast::Receiver<Notice> {
         self.feed.subscribe()
+    }
+
+    /// Lets running steps go on for this long after a stop, before they are told to end. At a terminal nobody wants to wait.
+    pub fn be_patient(&self, patience: Duration) {
+        self.patience_ms.store(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Other limits of how many runs work at once, from now on.
+    pub fn limit(&self, caps: Caps) {
+        self.permits.limit(caps);
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_millis(self.patience_ms.load(Ordering::Relaxed))
     }
 
     /// The folder of a run.

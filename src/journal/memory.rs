@@ -1,11 +1,12 @@
 //! A journal that forgets: for tests and dry runs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 
 use async_trait::async_trait;
+use serde_json::Value;
 
-use super::{ARTIFACT_MAX, Acceptance, EVENT_MAX, Journal, JournalError, Posted, RunRow, Summary, Verdict};
+use super::{ARTIFACT_MAX, Acceptance, EVENT_MAX, Journal, JournalError, KEPT_MAX, Posted, RunRow, Summary, Verdict};
 use crate::core::event::{Event, EventBody};
 use crate::core::id::RunId;
 use crate::core::plan::sha256;
@@ -25,6 +26,10 @@ struct Inner {
     keys: HashMap<String, RunId>,
     artifacts: HashMap<String, Vec<u8>>,
     requests: Vec<(Posted, Option<Verdict>)>,
+    /// Positions count from 1.
+    feed: Vec<(RunId, Event)>,
+    /// By scope and key.
+    kept: BTreeMap<(String, String), Value>,
 }
 
 impl MemoryJournal {
@@ -40,6 +45,25 @@ pub(super) fn encode(event: &Event) -> Result<String, JournalError> {
         return Err(JournalError::TooLarge { what: "an event", bytes: text.len() });
     }
     Ok(text)
+}
+
+fn row((id, events, summary): &(RunId, Vec<Event>, Summary)) -> RunRow {
+    let (first, last) = (&events[0], &events[events.len() - 1]);
+    RunRow { id: *id, created_at: first.at, updated_at: last.at, summary: summary.clone() }
+}
+
+/// Kept values as JSON; refuses what is too large to keep.
+pub(super) fn encode_kept(
+    changes: Vec<(String, Option<Value>)>,
+) -> Result<Vec<(String, Option<String>)>, JournalError> {
+    let encode = |(key, value): (String, Option<Value>)| {
+        let text = value.map(|value| value.to_string());
+        match text.as_ref().map_or(0, String::len) + key.len() {
+            bytes if bytes > KEPT_MAX => Err(JournalError::TooLarge { what: "a kept value", bytes }),
+            _ => Ok((key, text)),
+        }
+    };
+    changes.into_iter().map(encode).collect()
 }
 
 #[async_trait]
@@ -58,6 +82,7 @@ impl Journal for MemoryJournal {
                 return Ok(Acceptance::Existing(id));
             }
             inner.keys.extend(key.map(|key| (key, id)));
+            inner.feed.push((id, first.clone()));
             inner.runs.push((id, vec![first], summary));
             Ok(Acceptance::New)
         })
@@ -78,8 +103,9 @@ impl Journal for MemoryJournal {
                     return Err(conflict(event.seq));
                 }
             }
-            stored.extend(events);
+            stored.extend(events.iter().cloned());
             *old = summary;
+            inner.feed.extend(events.into_iter().map(|event| (run, event)));
             Ok(())
         })
     }
@@ -92,15 +118,15 @@ impl Journal for MemoryJournal {
     }
 
     async fn runs(&self, limit: usize) -> Result<Vec<RunRow>, JournalError> {
-        Ok(self.with(|inner| {
-            let row = |(id, events, summary): &(RunId, Vec<Event>, Summary)| RunRow {
-                id: *id,
-                created_at: events[0].at,
-                updated_at: events[events.len() - 1].at,
-                summary: summary.clone(),
-            };
-            inner.runs.iter().rev().take(limit).map(row).collect()
-        }))
+        Ok(self.with(|inner| inner.runs.iter().rev().take(limit).map(row).collect()))
+    }
+
+    async fn open_rows(&self) -> Result<Vec<RunRow>, JournalError> {
+        Ok(self.with(|inner| inner.runs.iter().filter(|(_, _, s)| !s.ended).map(row).collect()))
+    }
+
+    async fn row(&self, run: RunId) -> Result<Option<RunRow>, JournalError> {
+        Ok(self.with(|inner| inner.runs.iter().find(|(id, _, _)| *id == run).map(row)))
     }
 
     async fn open_runs(&self) -> Result<Vec<RunId>, JournalError> {
@@ -150,6 +176,44 @@ impl Journal for MemoryJournal {
 
     async fn verdict(&self, id: i64) -> Result<Option<Verdict>, JournalError> {
         Ok(self.with(|inner| inner.requests.iter().find(|(p, _)| p.id == id).and_then(|(_, v)| v.clone())))
+    }
+
+    async fn feed(&self, after: u64, limit: usize) -> Result<Vec<(u64, RunId, Event)>, JournalError> {
+        let after = usize::try_from(after).unwrap_or(usize::MAX);
+        Ok(self.with(|inner| {
+            let all = (1..).zip(&inner.feed).skip(after).take(limit);
+            all.map(|(position, (run, event))| (position, *run, event.clone())).collect()
+        }))
+    }
+
+    async fn feed_end(&self) -> Result<u64, JournalError> {
+        Ok(self.with(|inner| inner.feed.len() as u64))
+    }
+
+    async fn keep(&self, scope: &str, changes: Vec<(String, Option<Value>)>) -> Result<(), JournalError> {
+        encode_kept(changes.clone())?;
+        self.with(|inner| {
+            for (key, value) in changes {
+                let key = (scope.to_owned(), key);
+                match value {
+                    Some(value) => inner.kept.insert(key, value),
+                    None => inner.kept.remove(&key),
+                };
+            }
+        });
+        Ok(())
+    }
+
+    async fn kept(&self, scope: &str, key: &str) -> Result<Option<Value>, JournalError> {
+        Ok(self.with(|inner| inner.kept.get(&(scope.to_owned(), key.to_owned())).cloned()))
+    }
+
+    async fn kept_with(&self, scope: &str, prefix: &str) -> Result<Vec<(String, Value)>, JournalError> {
+        Ok(self.with(|inner| {
+            let from = inner.kept.range((scope.to_owned(), prefix.to_owned())..);
+            let fits = from.take_while(|((of, key), _)| of == scope && key.starts_with(prefix));
+            fits.map(|((_, key), value)| (key.clone(), value.clone())).collect()
+        }))
     }
 }
 

@@ -1,13 +1,15 @@
 //! The journal: the append-only record of what happened to every run, and what was asked of it from elsewhere.
 //!
 //! It stores and returns events; what they mean is `core`'s business. One process owns the writing of a run's events
-//! (the engine); others leave their requests here and read the verdicts.
+//! (the engine); others leave their requests here and read the verdicts. The log is also the outbox: whoever tells people
+//! of events reads them in one order over all runs, and keeps here how far it got.
 
 mod memory;
 mod sqlite;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::core::event::Event;
 use crate::core::failure::Failure;
@@ -22,6 +24,8 @@ pub use sqlite::{Durability, SqliteJournal};
 pub const EVENT_MAX: usize = 1024 * 1024;
 /// The largest artifact, in bytes.
 pub const ARTIFACT_MAX: usize = 64 * 1024 * 1024;
+/// The largest kept value, as JSON, in bytes: these are cursors, ids and tokens.
+pub const KEPT_MAX: usize = 64 * 1024;
 
 /// What lists show of a run without replaying it; rewritten with each append.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +100,10 @@ pub trait Journal: Send + Sync {
     async fn runs(&self, limit: usize) -> Result<Vec<RunRow>, JournalError>;
     /// Runs that have not ended, oldest first.
     async fn open_runs(&self) -> Result<Vec<RunId>, JournalError>;
+    /// The same, with what lists show of them.
+    async fn open_rows(&self) -> Result<Vec<RunRow>, JournalError>;
+    /// What lists show of one run; `None` for an unknown one.
+    async fn row(&self, run: RunId) -> Result<Option<RunRow>, JournalError>;
     /// The runs whose id begins with `text` or whose short id begins with it, newest first, at most 5.
     async fn find(&self, text: &str) -> Result<Vec<RunId>, JournalError>;
     /// Stores bytes; the answer is `sha256:…`, the same for the same bytes.
@@ -110,6 +118,18 @@ pub trait Journal: Send + Sync {
     async fn judge(&self, id: i64, verdict: Verdict) -> Result<(), JournalError>;
     /// The verdict, once there is one.
     async fn verdict(&self, id: i64) -> Result<Option<Verdict>, JournalError>;
+    /// Events of all runs behind a position, in the one order in which they were recorded, at most `limit`. The order never
+    /// changes and positions are never given twice, so that a reader who keeps the last position misses nothing.
+    async fn feed(&self, after: u64, limit: usize) -> Result<Vec<(u64, RunId, Event)>, JournalError>;
+    /// The position of the last event, or 0: where a reader begins who is not interested in the past.
+    async fn feed_end(&self) -> Result<u64, JournalError>;
+    /// Keeps small values for one user of the journal (a channel), or drops them where the value is `None`: all or nothing,
+    /// and durable when the call returns.
+    async fn keep(&self, scope: &str, changes: Vec<(String, Option<Value>)>) -> Result<(), JournalError>;
+    /// A kept value.
+    async fn kept(&self, scope: &str, key: &str) -> Result<Option<Value>, JournalError>;
+    /// Kept values whose key begins with `prefix`, in the order of their keys.
+    async fn kept_with(&self, scope: &str, prefix: &str) -> Result<Vec<(String, Value)>, JournalError>;
 }
 
 /// Why the journal cannot do what it was asked.
@@ -281,6 +301,8 @@ mod suite {
         artifacts(journal).await;
         requests(journal).await;
         lists(journal).await;
+        feeds(journal).await;
+        keeps(journal).await;
     }
 
     async fn appends(journal: &dyn Journal) {
@@ -345,9 +367,53 @@ mod suite {
         assert_eq!(rows[1].updated_at, Timestamp(1_004));
         assert_eq!(journal.runs(1).await.unwrap().len(), 1);
         assert_eq!(journal.open_runs().await.unwrap(), [run(2)]);
+        assert_eq!(journal.open_rows().await.unwrap(), rows[..1]);
+        assert_eq!(journal.row(run(1)).await.unwrap(), Some(rows[1].clone()));
+        assert_eq!(journal.row(run(99)).await.unwrap(), None);
         assert_eq!(journal.find("0193b2c0").await.unwrap().len(), 2);
         assert_eq!(journal.find("00000001").await.unwrap(), [run(1)]);
         assert!(journal.find("zz").await.unwrap().is_empty());
         assert!(journal.find("%").await.unwrap().is_empty(), "patterns are text");
+    }
+
+    async fn feeds(journal: &dyn Journal) {
+        let all = journal.feed(0, 100).await.unwrap();
+        let order: Vec<_> = all.iter().map(|(_, run, event)| (*run, event.seq)).collect();
+        assert_eq!(order, [(run(1), 1), (run(1), 2), (run(1), 3), (run(2), 1), (run(1), 4)], "as they were recorded");
+        assert!(all.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert_eq!(all[0].2, first(run(1), None));
+        let rest = journal.feed(all[2].0, 1).await.unwrap();
+        assert_eq!(rest, all[3..4]);
+        let end = journal.feed_end().await.unwrap();
+        assert_eq!(end, all[4].0);
+        assert!(journal.feed(end, 100).await.unwrap().is_empty());
+        journal.append(run(2), vec![event(2)], summary("EXECUTING")).await.unwrap();
+        let more = journal.feed(end, 100).await.unwrap();
+        assert_eq!((more.len(), more[0].1, more[0].2.seq), (1, run(2), 2));
+        assert!(more[0].0 > end);
+    }
+
+    async fn keeps(journal: &dyn Journal) {
+        let value = |n: u64| Some(Value::from(n));
+        let pairs = |pairs: &[(&str, Option<Value>)]| -> Vec<(String, Option<Value>)> {
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect()
+        };
+        let first = pairs(&[("cursor", value(1)), ("sent/a%", value(2)), ("sent/b", value(3)), ("sent", value(4))]);
+        journal.keep("one", first).await.unwrap();
+        journal.keep("two", pairs(&[("cursor", value(9))])).await.unwrap();
+        assert_eq!(journal.kept("one", "cursor").await.unwrap(), value(1));
+        assert_eq!(journal.kept("two", "cursor").await.unwrap(), value(9), "scopes do not see each other");
+        assert_eq!(journal.kept("two", "sent").await.unwrap(), None);
+        let sent = journal.kept_with("one", "sent/").await.unwrap();
+        assert_eq!(sent, [("sent/a%".to_owned(), Value::from(2)), ("sent/b".to_owned(), Value::from(3))]);
+        assert_eq!(journal.kept_with("one", "").await.unwrap().len(), 4);
+        assert!(journal.kept_with("one", "sent/_").await.unwrap().is_empty(), "patterns are text");
+        journal.keep("one", pairs(&[("cursor", value(5)), ("sent/b", None), ("none", None)])).await.unwrap();
+        assert_eq!(journal.kept("one", "cursor").await.unwrap(), value(5));
+        assert_eq!(journal.kept_with("one", "sent/").await.unwrap().len(), 1);
+        let large = Some(Value::from("x".repeat(KEPT_MAX)));
+        let half = journal.keep("one", pairs(&[("cursor", value(6)), ("large", large)])).await;
+        assert!(matches!(half, Err(JournalError::TooLarge { .. })));
+        assert_eq!(journal.kept("one", "cursor").await.unwrap(), value(5), "all or nothing");
     }
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
+use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::memory::encode;
+use super::memory::{encode, encode_kept};
 use super::{ARTIFACT_MAX, Acceptance, Journal, JournalError, Posted, RunRow, Summary, Verdict};
 use crate::core::event::{Event, EventBody};
 use crate::core::id::RunId;
@@ -26,7 +27,8 @@ const BUSY: Duration = Duration::from_secs(10);
 const GROUP_MAX: usize = 256;
 
 /// Each entry takes the format one number up; entries are never changed once released.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE runs (
         id TEXT PRIMARY KEY, short TEXT NOT NULL, key TEXT UNIQUE, created_at INTEGER NOT NULL,
         updated_at INTEGER NOT NULL, last_seq INTEGER NOT NULL, ended INTEGER NOT NULL, summary TEXT NOT NULL
@@ -41,7 +43,21 @@ const MIGRATIONS: &[&str] = &["
         id INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, body TEXT NOT NULL, at INTEGER NOT NULL, verdict TEXT
     ) STRICT;
     CREATE INDEX requests_open ON requests (id) WHERE verdict IS NULL;
-"];
+",
+    "
+    -- One order over all runs; older events are put into it by their time. AUTOINCREMENT: no position is given twice.
+    CREATE TABLE ordered (
+        position INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL REFERENCES runs (id), seq INTEGER NOT NULL,
+        body TEXT NOT NULL, UNIQUE (run, seq)
+    ) STRICT;
+    INSERT INTO ordered (run, seq, body) SELECT run, seq, body FROM events ORDER BY body ->> 'at', run, seq;
+    DROP TABLE events;
+    ALTER TABLE ordered RENAME TO events;
+    CREATE TABLE kept (
+        scope TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (scope, key)
+    ) STRICT, WITHOUT ROWID;
+",
+];
 
 /// How long a returned append lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -154,6 +170,30 @@ impl SqliteJournal {
         result
             .await
             .map_err(|error| JournalError::Other { path: self.path.display().to_string(), why: error.to_string() })?
+    }
+}
+
+impl SqliteJournal {
+    /// Rows of the table of runs, chosen by a clause of ours with one parameter.
+    async fn rows(
+        &self,
+        clause: &'static str,
+        parameter: impl rusqlite::ToSql + Send + 'static,
+    ) -> Result<Vec<RunRow>, JournalError> {
+        self.read(move |connection| {
+            let select = format!("SELECT id, created_at, updated_at, summary FROM runs {clause}");
+            let mut select = connection.prepare_cached(&select)?;
+            let rows = select.query_map([parameter], |row| {
+                Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?, row.get::<_, String>(3)?))
+            })?;
+            rows.map(|row| {
+                let (id, created, updated, summary) = row?;
+                let (created_at, updated_at) = (Timestamp(created), Timestamp(updated));
+                Ok(RunRow { id: run_id(&id)?, created_at, updated_at, summary: decode(&summary)? })
+            })
+            .collect()
+        })
+        .await
     }
 }
 
@@ -358,21 +398,16 @@ impl Journal for SqliteJournal {
     }
 
     async fn runs(&self, limit: usize) -> Result<Vec<RunRow>, JournalError> {
-        self.read(move |connection| {
-            let mut select = connection.prepare_cached(
-                "SELECT id, created_at, updated_at, summary FROM runs ORDER BY created_at DESC, id DESC LIMIT ?1",
-            )?;
-            let rows = select.query_map([limit as i64], |row| {
-                Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?, row.get::<_, String>(3)?))
-            })?;
-            rows.map(|row| {
-                let (id, created, updated, summary) = row?;
-                let (created_at, updated_at) = (Timestamp(created), Timestamp(updated));
-                Ok(RunRow { id: run_id(&id)?, created_at, updated_at, summary: decode(&summary)? })
-            })
-            .collect()
-        })
-        .await
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.rows("ORDER BY created_at DESC, id DESC LIMIT ?1", limit).await
+    }
+
+    async fn open_rows(&self) -> Result<Vec<RunRow>, JournalError> {
+        self.rows("WHERE ended = 0 AND ?1 ORDER BY created_at", 1).await
+    }
+
+    async fn row(&self, run: RunId) -> Result<Option<RunRow>, JournalError> {
+        Ok(self.rows("WHERE id = ?1", run.to_string()).await?.pop())
     }
 
     async fn open_runs(&self) -> Result<Vec<RunId>, JournalError> {
@@ -471,6 +506,82 @@ impl Journal for SqliteJournal {
         })
         .await
     }
+
+    async fn feed(&self, after: u64, limit: usize) -> Result<Vec<(u64, RunId, Event)>, JournalError> {
+        let after = i64::try_from(after).unwrap_or(i64::MAX);
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.read(move |connection| {
+            let mut select = connection.prepare_cached(
+                "SELECT position, run, body FROM events WHERE position > ?1 ORDER BY position LIMIT ?2",
+            )?;
+            let rows = select.query_map(params![after, limit], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?))
+            })?;
+            rows.map(|row| {
+                let (position, run, body) = row?;
+                Ok((position.unsigned_abs(), run_id(&run)?, decode(&body)?))
+            })
+            .collect()
+        })
+        .await
+    }
+
+    async fn feed_end(&self) -> Result<u64, JournalError> {
+        self.read(|connection| {
+            let last: Option<i64> = connection.query_row("SELECT max(position) FROM events", [], |row| row.get(0))?;
+            Ok(last.unwrap_or(0).unsigned_abs())
+        })
+        .await
+    }
+
+    async fn keep(&self, scope: &str, changes: Vec<(String, Option<Value>)>) -> Result<(), JournalError> {
+        let (scope, changes) = (scope.to_owned(), encode_kept(changes)?);
+        self.write(move |transaction| {
+            for (key, value) in changes {
+                match value {
+                    Some(value) => transaction
+                        .prepare_cached("INSERT OR REPLACE INTO kept (scope, key, value) VALUES (?1, ?2, ?3)")?
+                        .execute(params![scope, key, value])?,
+                    None => transaction
+                        .prepare_cached("DELETE FROM kept WHERE scope = ?1 AND key = ?2")?
+                        .execute(params![scope, key])?,
+                };
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn kept(&self, scope: &str, key: &str) -> Result<Option<Value>, JournalError> {
+        let (scope, key) = (scope.to_owned(), key.to_owned());
+        self.read(move |connection| {
+            let text: Option<String> = connection
+                .prepare_cached("SELECT value FROM kept WHERE scope = ?1 AND key = ?2")?
+                .query_row(params![scope, key], |row| row.get(0))
+                .optional()?;
+            text.map(|text| decode(&text)).transpose()
+        })
+        .await
+    }
+
+    async fn kept_with(&self, scope: &str, prefix: &str) -> Result<Vec<(String, Value)>, JournalError> {
+        let (scope, prefix) = (scope.to_owned(), prefix.to_owned());
+        self.read(move |connection| {
+            let mut select =
+                connection.prepare_cached("SELECT key, value FROM kept WHERE scope = ?1 AND key >= ?2 ORDER BY key")?;
+            let mut rows = select.query(params![scope, prefix])?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                let key: String = row.get(0)?;
+                if !key.starts_with(&prefix) {
+                    break;
+                }
+                found.push((key, decode(&row.get::<_, String>(1)?)?));
+            }
+            Ok(found)
+        })
+        .await
+    }
 }
 
 #[cfg(test)]
@@ -527,6 +638,52 @@ mod tests {
         for n in 0..50 {
             assert_eq!(journal.events(suite::run(n), 0).await.unwrap().len(), 5);
         }
+    }
+
+    #[tokio::test]
+    async fn a_journal_of_the_first_format_opens_with_its_events_in_order() {
+        let home = home();
+        let path = home.path().join("state.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(MIGRATIONS[0]).unwrap();
+        old.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+        // The second run began before the first one went on.
+        let events =
+            [(1, suite::first(suite::run(1), None)), (1, suite::event(9)), (2, suite::first(suite::run(2), None))];
+        for run in [1, 2] {
+            let id = suite::run(run);
+            let summary = serde_json::to_string(&suite::summary("EXECUTING")).unwrap();
+            let values = params![id.to_string(), id.short(), summary];
+            old.execute("INSERT INTO runs VALUES (?1, ?2, NULL, 1, 1, 2, 0, ?3)", values).unwrap();
+        }
+        for (run, event) in &events {
+            let (run, seq) = (suite::run(*run).to_string(), if event.seq == 1 { 1 } else { 2 });
+            old.execute("INSERT INTO events VALUES (?1, ?2, ?3)", params![run, seq, encode(event).unwrap()]).unwrap();
+        }
+        drop(old);
+        let journal = open(&home).unwrap();
+        let order: Vec<_> =
+            journal.feed(0, 10).await.unwrap().into_iter().map(|(at, run, event)| (at, run, event.seq)).collect();
+        assert_eq!(order, [(1, suite::run(1), 1), (2, suite::run(2), 1), (3, suite::run(1), 9)]);
+        journal.append(suite::run(2), vec![suite::event(3)], suite::summary("EXECUTING")).await.unwrap();
+        assert_eq!(journal.feed(3, 10).await.unwrap()[0].0, 4);
+        drop(journal);
+        assert_eq!(open(&home).unwrap().feed(0, 10).await.unwrap().len(), 4, "once migrated, it opens as it is");
+    }
+
+    #[tokio::test]
+    async fn positions_are_never_given_twice() {
+        let home = home();
+        let journal = open(&home).unwrap();
+        for n in 1..=2 {
+            journal.accept(suite::first(suite::run(n), None), suite::summary("EXECUTING")).await.unwrap();
+        }
+        let other = Connection::open(home.path().join("state.db")).unwrap();
+        let last = suite::run(2).to_string();
+        other.execute("DELETE FROM events WHERE run = ?1", [&last]).unwrap();
+        journal.accept(suite::first(suite::run(3), None), suite::summary("EXECUTING")).await.unwrap();
+        assert_eq!(journal.feed(2, 10).await.unwrap()[0].0, 3);
     }
 
     #[test]

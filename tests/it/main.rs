@@ -2,13 +2,17 @@
 
 mod bad_input;
 mod concurrent;
+mod daemon;
 mod demo;
 mod fake;
 mod gc;
 mod grants;
+mod http;
+mod inbox;
 mod kills;
 mod language;
 mod layers;
 mod main_job;
 mod signals;
+mod web;
 mod world;
