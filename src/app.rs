@@ -1,16 +1,20 @@
 //! The composition root: settings → home → journal → engine, and what the frontends may ask for.
 
 mod checks;
+mod current;
 pub mod demo;
 mod desk;
 mod home;
+mod lanes;
 mod outfit;
 mod shipped;
 mod tasks;
 mod views;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -52,7 +56,9 @@ pub struct App {
     pub clock: Clock,
     /// Submitted tasks.
     pub inbox: Inbox,
-    shop: Arc<outfit::Shop>,
+    shop: Arc<current::Current>,
+    /// Sandboxes that worked, by name and repository, and when.
+    probed: Mutex<HashMap<(String, Option<String>), Instant>>,
 }
 
 /// An engine and the home's lock, which must live as long.
@@ -61,6 +67,14 @@ pub struct Owned {
     pub engine: Arc<Engine>,
     /// Keeps other engines out.
     pub lock: HomeLock,
+}
+
+/// Who drives the runs of a home.
+pub enum Owner {
+    /// Whoever asked: the home was free.
+    Here(Owned),
+    /// A daemon, as it calls itself.
+    Daemon(String),
 }
 
 /// Where a task comes from.
@@ -154,7 +168,37 @@ impl App {
         let clock = Clock::start();
         let shop =
             outfit::Shop { home: home.clone(), config, masker: Masker::default(), journal: journal.clone(), clock };
-        Ok(Self { inbox: Inbox::of(&home), home, journal, clock, shop: Arc::new(shop) })
+        let shop = Arc::new(current::Current::new(shop));
+        Ok(Self { inbox: Inbox::of(&home), home, journal, clock, shop, probed: Mutex::default() })
+    }
+
+    /// The settings that are in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.shop().config.clone()
+    }
+
+    /// Reads devo.yaml again: what it says is in force for new runs from now on. With mistakes in it nothing changes.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the file.
+    pub fn reload(&self) -> Result<(), Error> {
+        let config = Arc::new(read_config(&self.home)?);
+        let old = self.shop();
+        // The masker is shared: a secret that was known stays masked.
+        let (home, masker, journal) = (old.home.clone(), old.masker.clone(), old.journal.clone());
+        self.shop.set(outfit::Shop { home, config, masker, journal, clock: old.clock });
+        self.probed.lock().expect("no holder of this lock can panic").clear();
+        Ok(())
+    }
+
+    /// Masks every secret that this program knows.
+    pub fn masker(&self) -> Masker {
+        self.shop().masker.clone()
+    }
+
+    /// What the settings in force make of them.
+    fn shop(&self) -> Arc<outfit::Shop> {
+        self.shop.get()
     }
 
     /// Takes the home's lock and makes its engine. `about` is what a second one is told.
@@ -169,6 +213,21 @@ impl App {
         }
         let engine = Engine::new(self.journal.clone(), self.home.clone(), self.shop.clone(), self.clock);
         Ok(Owned { engine, lock })
+    }
+
+    /// Takes the home, or finds the daemon that has it.
+    ///
+    /// # Errors
+    /// Another command has it.
+    pub fn owner(&self, about: &str) -> Result<Owner, Error> {
+        match self.engine(about) {
+            Ok(owned) => Ok(Owner::Here(owned)),
+            Err(error) if error.code == "home_held" => {
+                let holder = HomeLock::holder(&self.home);
+                if holder.starts_with("devo serve") { Ok(Owner::Daemon(holder)) } else { Err(error) }
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The folder of a run.
@@ -233,6 +292,11 @@ fn read_config(home: &Path) -> Result<Config, Error> {
         let rendered = yaml::render(&wrong, &String::from_utf8_lossy(&bytes), false);
         Error::refused("config", format!("devo.yaml has mistakes\n\n{}", rendered.trim_end()))
     })
+}
+
+/// A YAML file's text as a value; `None` where it is not one.
+pub fn file_value(text: &str) -> Option<Value> {
+    yaml::parse("file", text).ok().map(|document| document.root.to_json())
 }
 
 /// What a task's text says of itself.

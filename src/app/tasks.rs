@@ -1,6 +1,7 @@
 //! From a task to what a run is accepted with: everything that can be known to fail is refused here, before anything is written.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
@@ -16,13 +17,15 @@ use crate::pipeline::{self, InputKind, Pipeline, PipelineRef, Task, coerce, fill
 use crate::steps::test;
 use crate::yaml::{self, Diagnostic};
 
+/// How long a sandbox that worked is believed to work.
+const PROBED_FOR: Duration = Duration::from_secs(30);
 /// A diff is shown up to this, in bytes.
 const DIFF_MAX: usize = 16 * 1024 * 1024;
 
 impl App {
     /// Checks a task completely and makes what a run is accepted with; nothing is written.
     pub async fn new_run(&self, request: TaskRequest) -> Result<RunSpec, Error> {
-        let (task, pipeline) = self.read_request(&request.source)?;
+        let (task, pipeline) = self.read_request(&request.source, request.who.channel == "cli")?;
         let inputs =
             fill_inputs(&pipeline, task.inputs, task.repo.as_deref(), task.task.as_deref()).map_err(|wrong| {
                 Error::refused("bad_inputs", wrong.join("\n"))
@@ -37,7 +40,7 @@ impl App {
             pipeline: pipeline.name.clone(),
             pipeline_text: pipeline.text.clone(),
             pipeline_hash: pipeline.hash.clone(),
-            base: repo.as_ref().and_then(|name| self.shop.config.repos.get(name)?.base.clone()),
+            base: repo.as_ref().and_then(|name| self.shop().config.repos.get(name)?.base.clone()),
             task: text,
             inputs,
             key: task.key,
@@ -48,19 +51,35 @@ impl App {
                 usd: pipeline.limits.usd,
                 tokens: pipeline.limits.tokens,
                 wall_ms: pipeline.limits.wall_ms,
-                parallel: self.shop.config.limits.parallel,
+                parallel: self.shop().config.limits.parallel,
             },
             cassette: request.cassette,
-            sandbox: self.shop.sandbox_name(repo.as_deref()).to_owned(),
+            sandbox: self.shop().sandbox_name(repo.as_deref()).to_owned(),
             repo,
         };
         self.check_models(&spec, &pipeline)?;
-        let sandbox = self.shop.sandbox(&spec.sandbox, spec.repo.as_deref())?;
-        sandbox.probe().await.map_err(|error| Error::from(crate::steps::sandbox_failure(&error)))?;
+        let sandbox = self.shop().sandbox(&spec.sandbox, spec.repo.as_deref())?;
+        self.try_sandbox(&spec, sandbox.as_ref()).await?;
         Ok(spec)
     }
 
-    fn read_request(&self, source: &TaskSource) -> Result<(Task, Pipeline), Error> {
+    /// Tries the sandbox, unless it worked a moment ago: of many tasks that come together, one pays for it.
+    async fn try_sandbox(&self, spec: &RunSpec, sandbox: &dyn crate::sandboxes::Sandbox) -> Result<(), Error> {
+        let key = (spec.sandbox.clone(), spec.repo.clone());
+        let fresh = |at: &Instant| at.elapsed() < PROBED_FOR;
+        if self.probed.lock().expect("no holder of this lock can panic").get(&key).is_some_and(fresh) {
+            return Ok(());
+        }
+        sandbox.probe().await.map_err(|error| Error::from(crate::steps::sandbox_failure(&error)))?;
+        let mut probed = self.probed.lock().expect("no holder of this lock can panic");
+        probed.retain(|_, at| fresh(at));
+        probed.insert(key, Instant::now());
+        Ok(())
+    }
+
+    /// `paths`: whether the pipeline may be named by the path of a file, as at a terminal. From elsewhere it would read files
+    /// that the asker may not see, and show their lines in the answer.
+    fn read_request(&self, source: &TaskSource, paths: bool) -> Result<(Task, Pipeline), Error> {
         let task = match source {
             TaskSource::File { name, text } => yaml::parse_bytes(name, text.as_bytes())
                 .and_then(|document| read_task(&document))
@@ -77,6 +96,14 @@ impl App {
         let mut task = task;
         let pipeline = match &task.pipeline {
             PipelineRef::Inline(pipeline) => pipeline.as_ref().clone(),
+            PipelineRef::Named(name)
+                if !paths && (name.contains('/') || name.ends_with(".yaml") || name.ends_with(".yml")) =>
+            {
+                let message = format!("`{name}` is a path, and a task from here names a pipeline of the home");
+                return Err(Error::refused("unknown_pipeline", message).hint(
+                    "put the file into pipelines/ and give its name without .yaml, or write the pipeline into the task",
+                ));
+            }
             PipelineRef::Named(name) => self.read_pipeline(name)?,
         };
         if let TaskSource::Words { inputs, .. } = source {
@@ -139,7 +166,7 @@ impl App {
                 .hint("give one: `--repo NAME`, or `repo: NAME` in the task file")),
             };
         };
-        let repo = self.shop.repo(name)?;
+        let repo = self.shop().repo(name)?;
         for step in pipeline.steps.iter().filter(|step| step.kind == "test") {
             let check = test::check_of(&step.spec);
             if repo.check(&check).is_none() {
@@ -153,11 +180,11 @@ impl App {
     fn check_models(&self, spec: &RunSpec, pipeline: &Pipeline) -> Result<(), Error> {
         // A recording is opened when the run starts; whether it can be is asked of its folder only then.
         let cassettes = match spec.cassette {
-            Some(crate::core::event::CassetteUse::Replay(_)) => self.shop.cassettes(spec)?,
+            Some(crate::core::event::CassetteUse::Replay(_)) => self.shop().cassettes(spec)?,
             _ => Cassettes::None,
         };
         for role in Shop::roles_of(pipeline) {
-            let client = self.shop.client(role, &cassettes, self.clock.now());
+            let client = self.shop().client(role, &cassettes, self.clock.now());
             client.map_err(|failure| Error { exit: crate::error::Exit::Refused, ..failure.into() })?;
         }
         Ok(())
@@ -169,7 +196,7 @@ impl App {
         let Some(name) = state.spec().repo.clone() else {
             return Err(Error::refused("no_repo", "the run has no repository, so there is nothing to compare"));
         };
-        let repo = self.shop.repo(&name)?;
+        let repo = self.shop().repo(&name)?;
         let run_dir = self.run_dir(run);
         let patch = tokio::task::spawn_blocking(move || {
             let worktree = repo.worktree(&run_dir, &|| false)?;
@@ -184,7 +211,7 @@ impl App {
 
     /// The prompts of a step for a task, rendered; no call is made.
     pub async fn prompts(&self, step: &str, request: TaskRequest) -> Result<Vec<ShownPrompt>, Error> {
-        let (task, pipeline) = self.read_request(&request.source)?;
+        let (task, pipeline) = self.read_request(&request.source, true)?;
         let Some(def) = pipeline.steps.iter().find(|def| def.id.as_str() == step) else {
             let known: Vec<&str> = pipeline.steps.iter().map(|def| def.id.as_str()).collect();
             return Err(Error::refused("unknown_step", format!("`{}` has no step `{step}`", pipeline.name))
@@ -192,7 +219,7 @@ impl App {
         };
         let repo = task.repo.clone().or_else(|| task.inputs.get("repo")?.as_str().map(str::to_owned));
         let repo = repo.ok_or_else(|| Error::refused("no_repo", "the task names no repository"))?;
-        let repo = self.shop.repo(&repo)?;
+        let repo = self.shop().repo(&repo)?;
         let text = task.task.clone().unwrap_or_default();
         let prompts = crate::prompts::Prompts::of_home(&self.home);
         let (system, first, values) = match def.kind.as_str() {

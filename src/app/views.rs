@@ -6,7 +6,6 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{App, Settings, checks};
-use crate::config::Config;
 use crate::core::event::EventBody;
 use crate::core::graph::Graph;
 use crate::core::id::RunId;
@@ -69,11 +68,6 @@ pub struct StepView {
 }
 
 impl App {
-    /// The settings.
-    pub fn config(&self) -> &Config {
-        &self.shop.config
-    }
-
     /// A secret by the name of its variable, from the environment, the file that `NAME_FILE` names, or systemd's
     /// credentials; it is masked in everything that is stored or shown from now on.
     ///
@@ -90,7 +84,7 @@ impl App {
 
     /// Masks a value in everything that is stored or shown from now on.
     pub fn hide(&self, secret: &SecretString) {
-        self.shop.masker.add(secret);
+        self.masker().add(secret);
     }
 
     /// What `devo doctor` finds in this home.

@@ -40,4 +40,4 @@ pub trait Channel: Send + Sync {
 pub type OpenChannel = fn(&App) -> Result<Option<Box<dyn Channel>>, Error>;
 
 /// Every channel of the daemon.
-pub const CHANNELS: &[OpenChannel] = &[web::open];
+pub const CHANNELS: &[OpenChannel] = &[inbox::open, web::open];

@@ -14,6 +14,7 @@ mod drive;
 mod follow;
 mod gc;
 mod graph;
+mod hands;
 mod help;
 mod init;
 mod login_link;
@@ -22,6 +23,7 @@ mod plan;
 mod progress;
 mod prompt;
 mod reject;
+mod remote;
 mod resume;
 mod retry;
 mod revise;
@@ -78,6 +80,9 @@ const COMMANDS: &[Entry] = &[
     completions::ENTRY,
     help::ENTRY,
 ];
+
+/// The daemon's command.
+const SERVE: &str = "serve";
 
 /// What a command belongs to, in the help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -297,8 +302,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Err(error) => return refuse(&error, json),
     };
     let cx = Cx::new(&matches);
-    log_to_stderr(cx.verbose);
     let (name, matches) = matches.subcommand().expect("clap requires a command");
+    // The daemon has a log of its own.
+    if name != SERVE {
+        log_to_stderr(cx.verbose);
+    }
     let entry = COMMANDS.iter().find(|entry| entry.name == name).expect("clap knows only these");
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (entry.run)(&cx, matches)));
     match ended {

@@ -92,7 +92,8 @@ impl Access {
         if same(&hash, &self.owner_hash) {
             return Some(Person::owner());
         }
-        let users = &self.app.config().users;
+        let config = self.app.config();
+        let users = &config.users;
         // Every hash is compared: how long it takes says nothing of whose it is.
         let fits =
             |stored: &Option<String>| stored.as_ref().is_some_and(|stored| same(&stored.to_ascii_lowercase(), &hash));
@@ -115,7 +116,8 @@ impl Access {
         if name == OWNER {
             return Some(Person::owner());
         }
-        let user = self.app.config().users.get(name)?;
+        let config = self.app.config();
+        let user = config.users.get(name)?;
         Some(Person { name: name.to_owned(), roles: user.roles.clone() })
     }
 
@@ -188,8 +190,9 @@ async fn put(app: &App, key: &str, value: &impl Serialize) -> Result<(), Error> 
 /// # Errors
 /// A user whom devo.yaml does not know, or a journal that cannot be written.
 pub async fn make_link(app: &App, user: &str) -> Result<String, Error> {
-    if user != OWNER && !app.config().users.contains_key(user) {
-        let known: Vec<&str> = std::iter::once(OWNER).chain(app.config().users.keys().map(String::as_str)).collect();
+    let config = app.config();
+    if user != OWNER && !config.users.contains_key(user) {
+        let known: Vec<&str> = std::iter::once(OWNER).chain(config.users.keys().map(String::as_str)).collect();
         return Err(Error::refused("unknown_user", format!("devo.yaml has no user `{user}`"))
             .hint(format!("users: {}", known.join(", "))));
     }
@@ -201,7 +204,8 @@ pub async fn make_link(app: &App, user: &str) -> Result<String, Error> {
 
 /// Where the daemon's pages are: `web.url`, else where the daemon listened last, else where it is configured to.
 pub async fn base_url(app: &App) -> Result<String, Error> {
-    let web = &app.config().web;
+    let config = app.config();
+    let web = &config.web;
     if let Some(url) = &web.url {
         return Ok(url.trim_end_matches('/').to_owned());
     }

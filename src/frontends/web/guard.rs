@@ -179,13 +179,16 @@ pub fn address(site: &Site, headers: &HeaderMap, peer: Option<SocketAddr>) -> Ip
     let told = headers.get("x-forwarded-for").and_then(|value| value.to_str().ok());
     // The last one was added by our own proxy; the ones before are the asker's word.
     let told = told.and_then(|told| told.rsplit(',').next()).and_then(|last| last.trim().parse().ok());
-    told.filter(|_| site.web().behind_proxy).or(peer.map(|peer| peer.ip())).unwrap_or(IpAddr::from([127, 0, 0, 1]))
+    told.filter(|_| site.config().web.behind_proxy)
+        .or(peer.map(|peer| peer.ip()))
+        .unwrap_or(IpAddr::from([127, 0, 0, 1]))
 }
 
 /// Whether the browser reached us by https.
 pub fn is_https(site: &Site, headers: &HeaderMap) -> bool {
     let told = headers.get("x-forwarded-proto").is_some_and(|value| value == "https");
-    (told && site.web().behind_proxy) || site.web().url.as_ref().is_some_and(|url| url.starts_with("https://"))
+    (told && site.config().web.behind_proxy)
+        || site.config().web.url.as_ref().is_some_and(|url| url.starts_with("https://"))
 }
 
 /// Whether requests for this host are ours: a name that anybody may point at this machine is not.
@@ -197,7 +200,8 @@ pub fn host_is_ours(site: &Site, host: &str) -> bool {
     if name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok() {
         return true;
     }
-    let web = site.web();
+    let config = site.config();
+    let web = &config.web;
     let of_url = web.url.as_deref().and_then(host_of_url).map(|host| host.split(':').next().unwrap_or(host));
     web.hosts.iter().map(String::as_str).chain(of_url).any(|known| known.eq_ignore_ascii_case(name))
 }

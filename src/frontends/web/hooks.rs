@@ -70,7 +70,8 @@ pub async fn knock(
     body: Bytes,
 ) -> Result<Response, Problem> {
     let given = [SIGNATURE, FORGES].iter().find_map(|name| headers.get(*name)).and_then(|value| value.to_str().ok());
-    let hook = site.web().hooks.get(&name);
+    let config = site.config();
+    let hook = config.web.hooks.get(&name);
     let secret = site.hook_secrets.get(&name);
     // A stranger does not learn which hooks there are.
     let refused = || Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "no hook of that name has this signature");

@@ -28,7 +28,7 @@ use tower_http::timeout::TimeoutLayer;
 
 use super::Channel;
 use crate::app::{App, Desk};
-use crate::config::Web;
+use crate::config::Config;
 use crate::error::Error;
 use access::Access;
 use limits::Buckets;
@@ -73,8 +73,9 @@ impl Site {
         }))
     }
 
-    fn web(&self) -> &Web {
-        &self.app.config().web
+    /// The settings in force.
+    fn config(&self) -> Arc<Config> {
+        self.app.config()
     }
 }
 
@@ -112,7 +113,7 @@ struct WebChannel {
 /// Takes the address.
 ///
 /// # Errors
-/// An address that others can reach while no users are configured; an address that is not free.
+/// An address that others can reach while no users are configured; a hook without its secret.
 pub fn open(app: &App) -> Result<Option<Box<dyn Channel>>, Error> {
     let config = app.config();
     let wanted = config.web.listen;
@@ -123,9 +124,10 @@ pub fn open(app: &App) -> Result<Option<Box<dyn Channel>>, Error> {
         ));
     }
     hook_secrets(app)?;
-    let listener = bind(wanted)?;
-    let address = listener.local_addr().unwrap_or(wanted);
-    Ok(Some(Box::new(WebChannel { listener: Mutex::new(Some(listener)), address })))
+    // An address that is taken is no reason to serve nothing at all: the channel is opened again until it is free.
+    let listener = bind(wanted).ok();
+    let address = listener.as_ref().and_then(|listener| listener.local_addr().ok()).unwrap_or(wanted);
+    Ok(Some(Box::new(WebChannel { listener: Mutex::new(listener), address })))
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
@@ -150,10 +152,9 @@ impl Channel for WebChannel {
     }
 
     fn says(&self) -> Option<String> {
-        Some(format!(
-            "http://{} (the owner's token is in the home's file `token`; `devo login-link` signs a browser in)",
-            self.address
-        ))
+        let open = self.listener.lock().expect("no holder of this lock can panic").is_some();
+        let how = "the owner's token is in the home's file `token`; `devo login-link` signs a browser in";
+        open.then(|| format!("http://{} ({how})", self.address))
     }
 
     async fn serve(&self, desk: Arc<Desk>) -> Result<(), Error> {

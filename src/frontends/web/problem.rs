@@ -124,6 +124,10 @@ fn status_of(error: &Error) -> StatusCode {
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
+        if error.code == "disk_full" {
+            return Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", "the daemon's disk is nearly full")
+                .hint("new tasks are taken again when there is room; `devo gc` removes old workspaces");
+        }
         if error.exit != Exit::Refused {
             tracing::error!(error = %error.to_text().trim_end(), "a request failed");
             return Self::new(

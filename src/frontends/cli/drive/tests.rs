@@ -12,7 +12,8 @@ use crate::core::failure::Failure;
 use crate::core::graph::{Authority, Node};
 use crate::core::id::StepId;
 use crate::core::plan::{Estimate, Plan, PlanRecord, sha256};
-use crate::engine::{Outfitter, Prepared, PreparedStep};
+use crate::core::request::Request;
+use crate::engine::{Answer, Engine, Outfitter, Prepared, PreparedStep};
 use crate::frontends::cli::screen::Out;
 use crate::journal::{MemoryJournal, Verdict};
 use crate::steps::{Context, Outcome, Step, Turn};
@@ -138,9 +139,10 @@ impl Stage {
         drive(&self.cx, self.job(run, feed, watch, yes), CancellationToken::new()).await.unwrap()
     }
 
-    fn job(&self, run: RunId, feed: tokio::sync::broadcast::Receiver<Notice>, watch: bool, yes: bool) -> Job {
+    fn job(&self, run: RunId, feed: tokio::sync::broadcast::Receiver<Notice>, watch: bool, yes: bool) -> Job<'static> {
         let run_dir = self.engine.run_dir(run);
-        Job { run, engine: self.engine.clone(), journal: self.journal.clone(), run_dir, feed, watch, yes }
+        let hands = Hands::Here(self.engine.clone());
+        Job { run, hands, journal: self.journal.clone(), run_dir, feed, watch, yes }
     }
 }
 
