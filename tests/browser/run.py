@@ -218,6 +218,8 @@ def hostile_text(browser, world, size):
 def without_script(browser, world, size):
     """Everything works without a script; only the page does not move by itself."""
     world.models.planner += [claude("submit_plan", plan("Plan sin script"))]
+    world.models.executor[:] = work()
+    world.models.gate.clear()
     with tab(browser, world, size, java_script_enabled=False) as page:
         run = submit(page)
         wait_for(world, run, lambda doc: doc["waiting_for"])
