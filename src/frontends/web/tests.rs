@@ -56,7 +56,7 @@ const SUBMITTER: &str = "submitter-token-0123456789";
 const PASSWORD: &str = "correct horse battery";
 
 impl Place {
-    fn new() -> Self {
+    async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().join("home");
         make_home(&home).unwrap();
@@ -255,7 +255,7 @@ fn fits(description: &Value, path: &str, method: &str, status: &str, value: &Val
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_description_has_every_route_and_says_what_comes() {
-    let place = Place::new();
+    let place = Place::new().await;
     let description = place.get(&place.token, "/api/openapi.json").await.json();
     assert_eq!(description["openapi"], "3.1.0");
     for route in [
@@ -334,7 +334,7 @@ async fn a_plan_fits_its_description() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_role_may_do_its_part_and_nobody_else_anything() {
-    let place = Place::new();
+    let place = Place::new().await;
     let id = place.planned().await;
     // Whoever may submit is told what is wrong with it.
     let task = json!({"pipeline": "nope"});
@@ -373,7 +373,7 @@ async fn each_role_may_do_its_part_and_nobody_else_anything() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mistakes_of_a_task_are_told() {
-    let place = Place::new();
+    let place = Place::new().await;
     let bearer = format!("Bearer {}", place.token);
     let headers = [("authorization", bearer.as_str()), ("content-type", "application/json"), ("idempotency-key", "k1")];
     let body = json!({"pipeline": "hello", "key": "k2"}).to_string();
@@ -404,7 +404,7 @@ async fn mistakes_of_a_task_are_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_are_paged_and_filtered() {
-    let place = Place::new();
+    let place = Place::new().await;
     let mut ids = Vec::new();
     for _ in 0..5 {
         ids.insert(0, place.planned().await);
@@ -436,7 +436,7 @@ async fn lists_are_paged_and_filtered() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_by_cookie_need_our_page_and_its_word() {
-    let place = Place::new();
+    let place = Place::new().await;
     let id = place.planned().await;
     let browser = place.browser("owner").await;
     let path = format!("/runs/{id}/signals");
@@ -477,7 +477,7 @@ async fn changes_by_cookie_need_our_page_and_its_word() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn foreign_hosts_get_nothing_on_any_route() {
-    let place = Place::new();
+    let place = Place::new().await;
     let id = place.planned().await;
     let bearer = format!("Bearer {}", place.token);
     let paths =
@@ -509,7 +509,7 @@ async fn foreign_hosts_get_nothing_on_any_route() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn people_sign_in_and_out_and_links_work_once() {
-    let place = Place::new();
+    let place = Place::new().await;
     let anonymous = place.send(ask("GET", "/runs/1?x=2", &[], Body::empty())).await;
     assert_eq!(anonymous.status, StatusCode::SEE_OTHER);
     assert_eq!(anonymous.headers["location"], "/login?next=%2Fruns%2F1%3Fx%3D2");
@@ -562,7 +562,7 @@ async fn people_sign_in_and_out_and_links_work_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_page_is_made_small_and_with_everything_escaped() {
-    let place = Place::new();
+    let place = Place::new().await;
     let id = place.planned().await;
     let browser = place.browser("owner").await;
     let run = format!("/runs/{id}");
