@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod inbox;
+pub mod words;
 
 use std::sync::Arc;
 
