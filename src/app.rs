@@ -1,5 +1,6 @@
 //! The composition root: settings → home → journal → engine, and what the frontends may ask for.
 
+mod bot;
 mod checks;
 pub mod demo;
 mod desk;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+pub use bot::{BotAccess, Posted};
 pub use checks::{Check, Level, checks};
 pub use desk::{Desk, Submitted};
 pub use home::{Made, Places, make as make_home};

@@ -1,6 +1,8 @@
 //! Settings: `devo.yaml`, read once and passed on as values. Secrets are not here: they come from the environment, from files
 //! or from systemd, and only their users see them.
 
+mod chat;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -12,6 +14,8 @@ use crate::core::budget::Price;
 use crate::journal::Durability;
 use crate::providers::models::ModelEntry;
 use crate::yaml::{self, Diagnostic, Document, Node};
+
+pub use chat::{Chat, Language, Telegram, Verbosity};
 
 /// The file.
 pub const FILE: &str = "devo.yaml";
@@ -26,9 +30,9 @@ pub struct Config {
     /// Which model plays which role.
     #[serde(default)]
     pub roles: Roles,
-    /// Chat channels; taken up by `devo serve`, which is not available in this version.
+    /// Chat channels.
     #[serde(default)]
-    pub chat: Option<Value>,
+    pub chat: Chat,
     /// The web page; taken up by `devo serve`, which is not available in this version.
     #[serde(default)]
     pub web: Option<Value>,
@@ -315,6 +319,9 @@ impl Config {
             if let Err(error) = crate::providers::provider(&role.provider) {
                 fault(format!("/roles/{name}/provider"), "unknown_provider", error.to_string(), &error.hint());
             }
+        }
+        for (pointer, code, message, help) in self.chat.telegram.iter().flat_map(|telegram| telegram.check(self)) {
+            fault(pointer, code, message, help);
         }
         if self.limits.parallel == 0 || self.limits.runs == 0 || self.limits.per_repo == 0 {
             fault(

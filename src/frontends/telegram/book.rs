@@ -1,0 +1,498 @@
+//! What the bot must not forget: how far it read, whom it told, what each message and button means, what is still to be sent.
+//!
+//! A [`Page`] is one look at the book and one transaction: while it is open nobody else writes. It does not know Telegram.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::{Mutex, MutexGuard, Notify};
+
+use super::html::Html;
+use super::updates::Place;
+use crate::config::Verbosity;
+use crate::core::id::RunId;
+use crate::error::Error;
+use crate::frontends::words::Lang;
+use crate::journal::Journal;
+
+/// Where getUpdates goes on.
+pub const OFFSET: &str = "offset";
+/// The position in the journal up to which people were told.
+pub const CURSOR: &str = "cursor";
+
+/// What a chat chose, and what was seen of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// Chosen with /lang.
+    pub lang: Option<String>,
+    /// The language tag of whoever spoke last.
+    pub seen: Option<String>,
+    /// Chosen with /verbose.
+    pub quiet: Option<bool>,
+}
+
+impl Choice {
+    /// The language to speak, with the configured one.
+    pub fn lang(&self, configured: Option<Lang>) -> Lang {
+        let tag = |tag: &Option<String>| tag.as_deref().and_then(Lang::of_tag);
+        tag(&self.lang).or(configured).or_else(|| tag(&self.seen)).unwrap_or_default()
+    }
+
+    /// Whether only what rings is told.
+    pub fn quiet(&self, configured: Verbosity) -> bool {
+        self.quiet.unwrap_or(configured == Verbosity::Quiet)
+    }
+}
+
+/// A place that is told of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// Where.
+    pub at: Place,
+    /// Everything; otherwise only what needs a decision.
+    pub all: bool,
+}
+
+/// What is kept of a run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Who is told.
+    pub told: Vec<Told>,
+    /// The plan that was shown last, by its hash.
+    pub plan: Option<String>,
+    /// The question that was shown last, by its time.
+    pub question: Option<String>,
+    /// The end that was told last, by its time.
+    pub end: Option<String>,
+    /// Messages with a decision that is open: chat and number.
+    pub open: Vec<(i64, i64)>,
+}
+
+impl Record {
+    /// Adds a place, or more for it to know.
+    pub fn tell(&mut self, at: Place, all: bool) {
+        match self.told.iter_mut().find(|told| told.at.chat == at.chat) {
+            Some(told) => told.all |= all,
+            None => self.told.push(Told { at, all }),
+        }
+    }
+}
+
+/// What a message of the bot is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Card {
+    /// Where it is.
+    pub at: Place,
+    /// What it is.
+    pub about: About,
+    /// What stays when it is settled.
+    pub body: Html,
+    /// The tokens of its buttons.
+    pub buttons: Vec<String>,
+    /// When it was sent, in Telegram's seconds.
+    #[serde(default)]
+    pub date: i64,
+}
+
+/// What a message of the bot is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum About {
+    /// A plan that was shown.
+    Plan { run: RunId, hash: String, revision: u64 },
+    /// A question that was asked.
+    Question { run: RunId, since: String },
+    /// Asks what a plan should do differently.
+    Feedback { run: RunId, hash: String, revision: u64 },
+    /// Follows a run.
+    Progress { run: RunId },
+    /// Anything else about a run: its end, a picker, a confirmation.
+    Run { run: RunId },
+    /// Asks for the text of a task that is being put together.
+    Draft { draft: String },
+    /// Nothing that a reply could mean.
+    Other,
+}
+
+impl About {
+    /// The run that it is about.
+    pub fn run(&self) -> Option<RunId> {
+        match self {
+            Self::Plan { run, .. }
+            | Self::Question { run, .. }
+            | Self::Feedback { run, .. }
+            | Self::Progress { run }
+            | Self::Run { run } => Some(*run),
+            Self::Draft { .. } | Self::Other => None,
+        }
+    }
+}
+
+/// What a button does; its token is all that Telegram sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Button {
+    /// The chat that it was sent to.
+    pub chat: i64,
+    /// What it does.
+    pub does: Action,
+}
+
+/// What a button does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Approves this plan.
+    Approve { run: RunId, hash: String },
+    /// Asks what should change.
+    Revise { run: RunId, hash: String, revision: u64 },
+    /// Turns this plan down.
+    Reject { run: RunId, hash: String },
+    /// Goes on with a failed run.
+    Retry { run: RunId },
+    /// Sends the log.
+    Log { run: RunId },
+    /// Sends the diff.
+    Diff { run: RunId },
+    /// Asks whether to abort.
+    AskAbort { run: RunId },
+    /// Aborts.
+    Abort { run: RunId },
+    /// Changes its mind.
+    Leave,
+    /// Chooses the repository of a draft.
+    Repo { draft: String, repo: String },
+    /// Chooses the run for a command.
+    Plan { run: RunId },
+    /// Chooses the run for a command.
+    Status { run: RunId },
+}
+
+impl Action {
+    /// Whether its button goes once it was pressed.
+    pub fn once(&self) -> bool {
+        !matches!(self, Self::Log { .. } | Self::Diff { .. } | Self::AskAbort { .. } | Self::Plan { .. } | Self::Status { .. } | Self::Revise { .. })
+    }
+}
+
+/// A task that is being put together.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draft {
+    /// Artifact of an inline pipeline; the usual pipeline without one.
+    pub pipeline: Option<String>,
+    /// Whether it needs a repository.
+    pub wants_repo: bool,
+    /// Whether it needs a text.
+    pub wants_text: bool,
+    /// The repository.
+    pub repo: Option<String>,
+    /// The text.
+    pub text: Option<String>,
+}
+
+/// Something to be sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// Where to.
+    pub to: Place,
+    /// What.
+    pub what: What,
+    /// Whether the phone makes a sound.
+    #[serde(default)]
+    pub rings: bool,
+    /// Whether sending it was begun before, so that it may have arrived.
+    #[serde(default)]
+    pub tried: bool,
+    /// The message that it answers.
+    #[serde(default)]
+    pub reply_to: Option<i64>,
+    /// What the message will be about.
+    pub about: About,
+}
+
+/// What is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// A message.
+    Text { text: Html, body: Html, keys: Vec<Vec<Key>>, ask: bool },
+    /// A message gets another text, and loses its buttons.
+    Edit { message: i64, text: Html },
+    /// A message loses its buttons.
+    Bare { message: i64 },
+    /// A file, made when it is sent.
+    File { of: File },
+}
+
+/// A file that can be sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum File {
+    /// The plan with this hash.
+    Plan { run: RunId, hash: String },
+    /// What the steps said.
+    Log { run: RunId },
+    /// What changed.
+    Diff { run: RunId },
+}
+
+/// A button as it is seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    /// Its text.
+    pub text: String,
+    /// Its token, or an address.
+    pub to: To,
+}
+
+/// Where a button leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum To {
+    /// The bot.
+    Token(String),
+    /// A page.
+    Url(String),
+}
+
+/// The book of one bot.
+pub struct Book {
+    journal: Arc<dyn Journal>,
+    scope: String,
+    inner: Mutex<Inner>,
+    /// Something is to be sent.
+    pub wake: Notify,
+}
+
+struct Inner {
+    rows: BTreeMap<u64, Row>,
+    next: u64,
+}
+
+/// A look at the book and a transaction.
+pub struct Page<'b> {
+    book: &'b Book,
+    inner: MutexGuard<'b, Inner>,
+    changes: BTreeMap<String, Option<Value>>,
+    rows: BTreeMap<u64, Option<Row>>,
+}
+
+fn row_key(number: u64) -> String {
+    format!("out/{number:020}")
+}
+
+/// The key of what a chat chose.
+pub fn chat_key(chat: i64) -> String {
+    format!("chat/{chat}")
+}
+
+/// The key of what is kept of a run.
+pub fn run_key(run: RunId) -> String {
+    format!("run/{run}")
+}
+
+/// The key of the messages that follow a run.
+pub fn live_key(run: RunId) -> String {
+    format!("live/{run}")
+}
+
+/// The key of a message.
+pub fn card_key(chat: i64, message: i64) -> String {
+    format!("msg/{chat}/{message}")
+}
+
+/// The key of a button.
+pub fn button_key(token: &str) -> String {
+    format!("btn/{token}")
+}
+
+/// The key of a draft.
+pub fn draft_key(draft: &str) -> String {
+    format!("draft/{draft}")
+}
+
+/// The key of an update whose handling has begun.
+pub fn begun_key(update: i64) -> String {
+    format!("begun/{update}")
+}
+
+/// The key of the supergroup that a group has become.
+pub fn moved_key(chat: i64) -> String {
+    format!("moved/{chat}")
+}
+
+/// 128 random bits as 22 letters.
+pub fn token() -> Result<String, Error> {
+    let mut bits = [0u8; 16];
+    let random = rustls::crypto::ring::default_provider().secure_random;
+    random.fill(&mut bits).map_err(|_| Error::refused("random", "the system gives no random numbers"))?;
+    Ok(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bits))
+}
+
+impl Book {
+    /// Opens the book of a bot.
+    ///
+    /// # Errors
+    /// The journal fails.
+    pub async fn open(journal: Arc<dyn Journal>, bot: &str) -> Result<Self, Error> {
+        let scope = format!("telegram/{bot}");
+        let mut rows = BTreeMap::new();
+        for (key, value) in journal.kept_with(&scope, "out/").await? {
+            let number = key.strip_prefix("out/").and_then(|number| number.parse().ok());
+            match (number, serde_json::from_value(value)) {
+                (Some(number), Ok(row)) => drop(rows.insert(number, row)),
+                _ => tracing::warn!(key, "a message that was to be sent cannot be read"),
+            }
+        }
+        let next = rows.last_key_value().map_or(0, |(number, _)| number + 1);
+        Ok(Self { journal, scope, inner: Mutex::new(Inner { rows, next }), wake: Notify::new() })
+    }
+
+    /// Opens a page; it waits for the one that is open.
+    pub async fn page(&self) -> Page<'_> {
+        let inner = self.inner.lock().await;
+        Page { book: self, inner, changes: BTreeMap::new(), rows: BTreeMap::new() }
+    }
+
+    /// Everything under a prefix.
+    ///
+    /// # Errors
+    /// The journal fails.
+    pub async fn all<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<(String, T)>, Error> {
+        let found = self.journal.kept_with(&self.scope, prefix).await?;
+        Ok(found.into_iter().filter_map(|(key, value)| Some((key, serde_json::from_value(value).ok()?))).collect())
+    }
+}
+
+impl Page<'_> {
+    /// A value, as this page would leave it.
+    ///
+    /// # Errors
+    /// The journal fails.
+    pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Error> {
+        let value = match self.changes.get(key) {
+            Some(changed) => changed.clone(),
+            None => self.book.journal.kept(&self.book.scope, key).await?,
+        };
+        Ok(value.and_then(|value| match serde_json::from_value(value) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                tracing::warn!(key, %error, "what was kept cannot be read");
+                None
+            }
+        }))
+    }
+
+    /// Changes a value.
+    pub fn put<T: Serialize>(&mut self, key: String, value: &T) {
+        self.changes.insert(key, Some(serde_json::to_value(value).expect("kept values are plain data")));
+    }
+
+    /// Drops a value.
+    pub fn drop(&mut self, key: String) {
+        self.changes.insert(key, None);
+    }
+
+    /// Adds something to be sent; the answer is its number.
+    pub fn send(&mut self, row: Row) -> u64 {
+        let number = self.inner.next;
+        self.inner.next += 1;
+        self.set_row(number, Some(row));
+        number
+    }
+
+    /// Changes or drops something that is to be sent.
+    pub fn set_row(&mut self, number: u64, row: Option<Row>) {
+        self.changes.insert(
+            row_key(number),
+            row.as_ref().map(|row| serde_json::to_value(row).expect("kept values are plain data")),
+        );
+        self.rows.insert(number, row);
+    }
+
+    /// What is to be sent, oldest first.
+    pub fn rows(&self) -> impl Iterator<Item = (u64, &Row)> {
+        self.inner.rows.iter().map(|(number, row)| (*number, row))
+    }
+
+    /// Makes a button: its row, and its face.
+    ///
+    /// # Errors
+    /// There is no randomness.
+    pub fn button(&mut self, chat: i64, text: &str, does: Action) -> Result<Key, Error> {
+        let token = token()?;
+        self.put(button_key(&token), &Button { chat, does });
+        Ok(Key { text: text.to_owned(), to: To::Token(token) })
+    }
+
+    /// Writes everything that was changed, in one transaction; the page stays open.
+    ///
+    /// # Errors
+    /// The journal fails; then nothing was written, and the page may try again.
+    pub async fn commit(&mut self) -> Result<(), Error> {
+        if self.changes.is_empty() {
+            return Ok(());
+        }
+        let changes = self.changes.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        self.book.journal.keep(&self.book.scope, changes).await?;
+        self.changes.clear();
+        let woken = !self.rows.is_empty();
+        for (number, row) in std::mem::take(&mut self.rows) {
+            match row {
+                Some(row) => drop(self.inner.rows.insert(number, row)),
+                None => drop(self.inner.rows.remove(&number)),
+            }
+        }
+        if woken {
+            self.book.wake.notify_one();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::MemoryJournal;
+
+    fn row(text: &str) -> Row {
+        let what = What::Text { text: Html::of(text), body: Html::default(), keys: Vec::new(), ask: false };
+        let to = Place { chat: 1, thread: None };
+        Row { to, what, rings: false, tried: false, reply_to: None, about: About::Other }
+    }
+
+    #[tokio::test]
+    async fn a_page_is_written_whole_and_rows_survive() {
+        let journal: Arc<dyn Journal> = Arc::new(MemoryJournal::default());
+        let book = Book::open(journal.clone(), "7").await.unwrap();
+        let mut page = book.page().await;
+        page.put(OFFSET.to_owned(), &5);
+        let number = page.send(row("a"));
+        page.send(row("b"));
+        assert_eq!(page.get::<i64>(OFFSET).await.unwrap(), Some(5), "a page sees what it wrote");
+        drop(page);
+        assert_eq!(book.page().await.get::<i64>(OFFSET).await.unwrap(), None, "a page that is dropped wrote nothing");
+        let mut page = book.page().await;
+        let first = page.send(row("a"));
+        assert!(first > number, "numbers are not given twice");
+        page.send(row("b"));
+        page.commit().await.unwrap();
+        page.set_row(first, None);
+        page.commit().await.unwrap();
+        drop(page);
+        let again = Book::open(journal, "7").await.unwrap();
+        let page = again.page().await;
+        let rows: Vec<_> = page.rows().map(|(_, row)| row.clone()).collect();
+        assert_eq!(rows, [row("b")]);
+    }
+
+    #[test]
+    fn tokens_fit_a_button_and_differ() {
+        let (one, two) = (token().unwrap(), token().unwrap());
+        assert_eq!(one.len(), 22);
+        assert_ne!(one, two);
+    }
+}
