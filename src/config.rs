@@ -2,6 +2,7 @@
 //! or from systemd, and only their users see them.
 
 mod chat;
+mod web;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use crate::providers::models::ModelEntry;
 use crate::yaml::{self, Diagnostic, Document, Node};
 
 pub use chat::{Chat, Language, Telegram, Verbosity};
+pub use web::{Hook, OWNER, User, UserRole, Web, host_of_url};
 
 /// The file.
 pub const FILE: &str = "devo.yaml";
@@ -33,9 +35,12 @@ pub struct Config {
     /// Chat channels.
     #[serde(default)]
     pub chat: Chat,
-    /// The web page; taken up by `devo serve`, which is not available in this version.
+    /// The web pages and the API of `devo serve`.
     #[serde(default)]
-    pub web: Option<Value>,
+    pub web: Web,
+    /// Who may use them, beside whoever has the home's token.
+    #[serde(default)]
+    pub users: BTreeMap<String, User>,
     /// Where commands run, for repositories that say nothing else and for pipelines without one.
     #[serde(default)]
     pub sandbox: Sandbox,
@@ -322,6 +327,9 @@ impl Config {
         }
         for (pointer, code, message, help) in self.chat.telegram.iter().flat_map(|telegram| telegram.check(self)) {
             fault(pointer, code, message, help);
+        }
+        for (place, code, message, help) in web::check(&self.web, &self.users) {
+            fault(place, code, message, help);
         }
         if self.limits.parallel == 0 || self.limits.runs == 0 || self.limits.per_repo == 0 {
             fault(

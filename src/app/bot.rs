@@ -18,7 +18,7 @@ const TOKEN: &str = "TELEGRAM_BOT_TOKEN";
 /// What a Telegram bot works with.
 #[derive(Debug, Clone, Default)]
 pub struct BotAccess {
-    /// Who may do what.
+    /// Who may do what, when it was opened.
     pub settings: Telegram,
     /// The Bot API, without a slash at its end.
     pub address: String,
@@ -28,10 +28,6 @@ pub struct BotAccess {
     pub loopback: bool,
     /// The bot's token.
     pub token: SecretString,
-    /// The keys of the configured repositories.
-    pub repos: Vec<String>,
-    /// Where people reach the web pages, without a slash at its end.
-    pub public_url: Option<String>,
     /// Knows the token and every other secret.
     pub masker: Masker,
 }
@@ -58,7 +54,7 @@ impl App {
     /// # Errors
     /// There is no token, or an address or a file of a token that cannot be used.
     pub fn telegram(&self) -> Result<Option<BotAccess>, Error> {
-        let config = &self.shop.config;
+        let (config, masker) = (self.config(), self.shop().masker.clone());
         let Some(settings) = config.chat.telegram.clone() else { return Ok(None) };
         let environment = |name: &str| std::env::var(name).ok();
         let refused = |error: crate::providers::endpoint::EndpointError| {
@@ -77,16 +73,14 @@ impl App {
         }
         let address = environment(ADDRESS).filter(|value| !value.trim().is_empty());
         let endpoint = Endpoint::new(ADDRESS, address.as_deref().unwrap_or(TELEGRAM), None).map_err(refused)?;
-        self.shop.masker.add(&token);
+        masker.add(&token);
         Ok(Some(BotAccess {
             settings,
             address: endpoint.base_url().to_owned(),
             plain: endpoint.is_plain(),
             loopback: endpoint.is_loopback(),
             token,
-            repos: config.repos.keys().cloned().collect(),
-            public_url: None,
-            masker: self.shop.masker.clone(),
+            masker,
         }))
     }
 
