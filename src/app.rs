@@ -2,6 +2,7 @@
 
 mod bot;
 mod checks;
+mod current;
 pub mod demo;
 mod desk;
 mod home;
@@ -52,7 +53,7 @@ pub struct App {
     pub clock: Clock,
     /// Submitted tasks.
     pub inbox: Inbox,
-    shop: Arc<outfit::Shop>,
+    shop: Arc<current::Current>,
 }
 
 /// An engine and the home's lock, which must live as long.
@@ -154,7 +155,31 @@ impl App {
         let clock = Clock::start();
         let shop =
             outfit::Shop { home: home.clone(), config, masker: Masker::default(), journal: journal.clone(), clock };
-        Ok(Self { inbox: Inbox::of(&home), home, journal, clock, shop: Arc::new(shop) })
+        let shop = Arc::new(current::Current::new(shop));
+        Ok(Self { inbox: Inbox::of(&home), home, journal, clock, shop })
+    }
+
+    /// The settings that are in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.shop().config.clone()
+    }
+
+    /// Reads devo.yaml again: what it says is in force for new runs from now on. With mistakes in it nothing changes.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the file.
+    pub fn reload(&self) -> Result<(), Error> {
+        let config = Arc::new(read_config(&self.home)?);
+        let old = self.shop();
+        // The masker is shared: a secret that was known stays masked.
+        let (home, masker, journal) = (old.home.clone(), old.masker.clone(), old.journal.clone());
+        self.shop.set(outfit::Shop { home, config, masker, journal, clock: old.clock });
+        Ok(())
+    }
+
+    /// What the settings in force make of them.
+    fn shop(&self) -> Arc<outfit::Shop> {
+        self.shop.get()
     }
 
     /// Takes the home's lock and makes its engine. `about` is what a second one is told.

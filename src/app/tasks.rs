@@ -37,7 +37,7 @@ impl App {
             pipeline: pipeline.name.clone(),
             pipeline_text: pipeline.text.clone(),
             pipeline_hash: pipeline.hash.clone(),
-            base: repo.as_ref().and_then(|name| self.shop.config.repos.get(name)?.base.clone()),
+            base: repo.as_ref().and_then(|name| self.shop().config.repos.get(name)?.base.clone()),
             task: text,
             inputs,
             key: task.key,
@@ -48,14 +48,14 @@ impl App {
                 usd: pipeline.limits.usd,
                 tokens: pipeline.limits.tokens,
                 wall_ms: pipeline.limits.wall_ms,
-                parallel: self.shop.config.limits.parallel,
+                parallel: self.shop().config.limits.parallel,
             },
             cassette: request.cassette,
-            sandbox: self.shop.sandbox_name(repo.as_deref()).to_owned(),
+            sandbox: self.shop().sandbox_name(repo.as_deref()).to_owned(),
             repo,
         };
         self.check_models(&spec, &pipeline)?;
-        let sandbox = self.shop.sandbox(&spec.sandbox, spec.repo.as_deref())?;
+        let sandbox = self.shop().sandbox(&spec.sandbox, spec.repo.as_deref())?;
         sandbox.probe().await.map_err(|error| Error::from(crate::steps::sandbox_failure(&error)))?;
         Ok(spec)
     }
@@ -139,7 +139,7 @@ impl App {
                 .hint("give one: `--repo NAME`, or `repo: NAME` in the task file")),
             };
         };
-        let repo = self.shop.repo(name)?;
+        let repo = self.shop().repo(name)?;
         for step in pipeline.steps.iter().filter(|step| step.kind == "test") {
             let check = test::check_of(&step.spec);
             if repo.check(&check).is_none() {
@@ -153,11 +153,11 @@ impl App {
     fn check_models(&self, spec: &RunSpec, pipeline: &Pipeline) -> Result<(), Error> {
         // A recording is opened when the run starts; whether it can be is asked of its folder only then.
         let cassettes = match spec.cassette {
-            Some(crate::core::event::CassetteUse::Replay(_)) => self.shop.cassettes(spec)?,
+            Some(crate::core::event::CassetteUse::Replay(_)) => self.shop().cassettes(spec)?,
             _ => Cassettes::None,
         };
         for role in Shop::roles_of(pipeline) {
-            let client = self.shop.client(role, &cassettes, self.clock.now());
+            let client = self.shop().client(role, &cassettes, self.clock.now());
             client.map_err(|failure| Error { exit: crate::error::Exit::Refused, ..failure.into() })?;
         }
         Ok(())
@@ -169,7 +169,7 @@ impl App {
         let Some(name) = state.spec().repo.clone() else {
             return Err(Error::refused("no_repo", "the run has no repository, so there is nothing to compare"));
         };
-        let repo = self.shop.repo(&name)?;
+        let repo = self.shop().repo(&name)?;
         let run_dir = self.run_dir(run);
         let patch = tokio::task::spawn_blocking(move || {
             let worktree = repo.worktree(&run_dir, &|| false)?;
@@ -192,7 +192,7 @@ impl App {
         };
         let repo = task.repo.clone().or_else(|| task.inputs.get("repo")?.as_str().map(str::to_owned));
         let repo = repo.ok_or_else(|| Error::refused("no_repo", "the task names no repository"))?;
-        let repo = self.shop.repo(&repo)?;
+        let repo = self.shop().repo(&repo)?;
         let text = task.task.clone().unwrap_or_default();
         let prompts = crate::prompts::Prompts::of_home(&self.home);
         let (system, first, values) = match def.kind.as_str() {
