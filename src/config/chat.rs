@@ -101,7 +101,9 @@ mod tests {
         let text = format!("repos: {{shop: {{url: /x}}}}\nchat:\n  telegram: {chat}\n");
         match Config::read(FILE, text.as_bytes()) {
             Ok(config) => Ok(config.chat.telegram.expect("it was given")),
-            Err(wrong) => Err(wrong.iter().map(|w| format!("{}:{} {} {}", w.line, w.column, w.code, w.message)).collect()),
+            Err(wrong) => {
+                Err(wrong.iter().map(|w| format!("{}:{} {} {}", w.line, w.column, w.code, w.message)).collect())
+            }
         }
     }
 
@@ -112,7 +114,8 @@ mod tests {
         let open = read("{allow: [1, 5000000000]}").unwrap();
         assert!(open.approves(5_000_000_000) && !open.approves(2));
         assert!(!read("{allow: [1], approvers: []}").unwrap().approves(1), "an empty list admits nobody");
-        let subset = read("{allow: [1, 2], approvers: [2], chats: [-100123], language: es, verbosity: quiet, repo: shop}");
+        let subset =
+            read("{allow: [1, 2], approvers: [2], chats: [-100123], language: es, verbosity: quiet, repo: shop}");
         let subset = subset.unwrap();
         assert!(subset.approves(2) && !subset.approves(1));
         assert_eq!((subset.language, subset.verbosity), (Some(Language::Es), Verbosity::Quiet));

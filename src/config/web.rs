@@ -95,11 +95,21 @@ pub(super) fn check(web: &Web, users: &BTreeMap<String, User>) -> Vec<Fault> {
         }
         if user.roles.is_empty() {
             let message = format!("`{name}` may do nothing");
-            wrong.push((place.clone(), "no_role", message, "give roles: [viewer], [submitter] or [approver], or several"));
+            wrong.push((
+                place.clone(),
+                "no_role",
+                message,
+                "give roles: [viewer], [submitter] or [approver], or several",
+            ));
         }
         if user.password.is_none() && user.token.is_none() {
             let message = format!("`{name}` has no way to sign in");
-            wrong.push((place.clone(), "no_credential", message, "add `password` or `token`: `devo user hash` makes one"));
+            wrong.push((
+                place.clone(),
+                "no_credential",
+                message,
+                "add `password` or `token`: `devo user hash` makes one",
+            ));
         }
         if user.password.as_ref().is_some_and(|hash| !hash.starts_with("$argon2")) {
             let message = "this is not the hash of a password".to_owned();

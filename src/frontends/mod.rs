@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod inbox;
+mod telegram;
 pub mod words;
 
 use std::sync::Arc;
@@ -36,4 +37,4 @@ pub trait Channel: Send + Sync {
 pub type OpenChannel = fn(&App) -> Result<Option<Box<dyn Channel>>, Error>;
 
 /// Every channel of the daemon.
-pub const CHANNELS: &[OpenChannel] = &[];
+pub const CHANNELS: &[OpenChannel] = &[telegram::open];

@@ -39,6 +39,8 @@ const OWNERS: &[(&str, &str)] = &[
     ("rusqlite", "journal/sqlite.rs"),
     ("git2", "workspace"),
     ("reqwest", "providers"),
+    // The bot's token is a part of every address, so its client is made where no error can show one.
+    ("reqwest", "frontends/telegram/api.rs"),
     ("clap", "frontends/cli"),
     ("indicatif", "frontends/cli"),
     ("minijinja", "templates"),
@@ -98,7 +100,8 @@ fn every_module_knows_only_what_is_below_it() {
         }
         for (dependency, owner) in OWNERS {
             let named = code_lines(&text).any(|line| line.contains(&format!("{dependency}::")));
-            if named && !name.starts_with(owner) {
+            let owned = OWNERS.iter().any(|(other, owner)| other == dependency && name.starts_with(owner));
+            if named && !owned {
                 wrong.push(format!("{name}: only {owner} may name {dependency}"));
             }
         }

@@ -8,4 +8,7 @@ mod language;
 mod layers;
 mod main_job;
 mod signals;
+mod telegram;
+mod telegram_fake;
+mod telegram_html;
 mod world;

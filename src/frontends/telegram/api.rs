@@ -205,8 +205,10 @@ fn multipart(boundary: &str, fields: &[(&str, String)], name: &str, bytes: &[u8]
         let part = format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{field}\"\r\n\r\n{value}\r\n");
         body.extend_from_slice(part.as_bytes());
     }
-    let name: String =
-        name.chars().map(|char| if char.is_ascii_alphanumeric() || "._-".contains(char) { char } else { '_' }).collect();
+    let name: String = name
+        .chars()
+        .map(|char| if char.is_ascii_alphanumeric() || "._-".contains(char) { char } else { '_' })
+        .collect();
     let head = format!(
         "--{boundary}\r\nContent-Disposition: form-data; name=\"document\"; filename=\"{name}\"\r\n\
          Content-Type: application/octet-stream\r\n\r\n"

@@ -70,6 +70,9 @@ pub struct Record {
     pub end: Option<String>,
     /// Messages with a decision that is open: chat and number.
     pub open: Vec<(i64, i64)>,
+    /// Chats that were given a message that follows the run.
+    #[serde(default)]
+    pub following: Vec<i64>,
 }
 
 impl Record {
@@ -169,13 +172,6 @@ pub enum Action {
     Plan { run: RunId },
     /// Chooses the run for a command.
     Status { run: RunId },
-}
-
-impl Action {
-    /// Whether its button goes once it was pressed.
-    pub fn once(&self) -> bool {
-        !matches!(self, Self::Log { .. } | Self::Diff { .. } | Self::AskAbort { .. } | Self::Plan { .. } | Self::Status { .. } | Self::Revise { .. })
-    }
 }
 
 /// A task that is being put together.

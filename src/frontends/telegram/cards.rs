@@ -259,10 +259,7 @@ pub fn result(doc: &Value, lang: Lang) -> Html {
     match word(doc, "/status") {
         "COMPLETED" => completed(doc, lang),
         "FAILED" => failed(doc, lang),
-        _ => {
-            let text = facts(Html::of("🛑 ").bold(&title(doc)).nl(), doc, &[status(doc, lang).to_owned(), cost(doc)]);
-            text
-        }
+        _ => facts(Html::of("🛑 ").bold(&title(doc)).nl(), doc, &[status(doc, lang).to_owned(), cost(doc)]),
     }
 }
 
@@ -377,7 +374,9 @@ pub fn truth(doc: &Value, about: &About, lang: Lang) -> Option<String> {
             }
             (word(doc, "/waiting_for/since") != since).then(|| format!("✅ {}", texts.now_answered))
         }
-        About::Feedback { .. } | About::Progress { .. } | About::Run { .. } | About::Draft { .. } | About::Other => None,
+        About::Feedback { .. } | About::Progress { .. } | About::Run { .. } | About::Draft { .. } | About::Other => {
+            None
+        }
     }
 }
 

@@ -68,7 +68,8 @@ impl Html {
     }
 
     fn tagged(mut self, open: &str, text: &str, close: &str) -> Self {
-        let text = text.lines().map(printable).collect::<Vec<_>>().join("\n") + if text.ends_with('\n') { "\n" } else { "" };
+        let text =
+            text.lines().map(printable).collect::<Vec<_>>().join("\n") + if text.ends_with('\n') { "\n" } else { "" };
         if text.is_empty() {
             return self;
         }
@@ -95,12 +96,6 @@ impl Html {
     #[must_use]
     pub fn code(self, text: &str) -> Self {
         self.tagged("<code>", text, "</code>")
-    }
-
-    /// Adds lines of fixed width.
-    #[must_use]
-    pub fn pre(self, text: &str) -> Self {
-        self.tagged("<pre>", text, "</pre>")
     }
 
     /// Adds a link, or only its text where the address is none that Telegram opens.
@@ -159,7 +154,8 @@ mod tests {
 
     #[test]
     fn foreign_text_stays_text_in_both_forms() {
-        let text = Html::of("a<b>&\"\u{1b}[31m\u{202e}x").bold("<i>").nl().quote("</blockquote><a href='x'>").code("`&amp;`");
+        let text =
+            Html::of("a<b>&\"\u{1b}[31m\u{202e}x").bold("<i>").nl().quote("</blockquote><a href='x'>").code("`&amp;`");
         assert_eq!(
             text.html,
             "a&lt;b&gt;&amp;&quot;x<b>&lt;i&gt;</b>\n<blockquote expandable>&lt;/blockquote&gt;&lt;a href='x'&gt;</blockquote>\
@@ -184,10 +180,19 @@ mod tests {
     #[test]
     fn only_addresses_become_links() {
         assert!(opens("https://git.acme.com/x/compare/a...b?expand=1"));
-        for bad in ["/srv/git/shop.git", "javascript:alert(1)", "https://localhost/x", "http://127.0.0.1:7333/", "https://a.b/ c"] {
+        for bad in [
+            "/srv/git/shop.git",
+            "javascript:alert(1)",
+            "https://localhost/x",
+            "http://127.0.0.1:7333/",
+            "https://a.b/ c",
+        ] {
             assert!(!opens(bad), "{bad}");
         }
-        assert_eq!(Html::default().link("see", "https://a.b/?x=\"<").html, "<a href=\"https://a.b/?x=&quot;&lt;\">see</a>");
+        assert_eq!(
+            Html::default().link("see", "https://a.b/?x=\"<").html,
+            "<a href=\"https://a.b/?x=&quot;&lt;\">see</a>"
+        );
         assert_eq!(Html::default().link("see", "file:///x").html, "see");
     }
 }

@@ -168,7 +168,10 @@ mod tests {
         let Update::Message(message) = update else { panic!("{update:?}") };
         assert_eq!(id, Some(7));
         assert_eq!(message.at, Place { chat: -1_001_234_567_890, thread: Some(9) });
-        assert_eq!(message.from.unwrap(), Person { id: 5_000_000_000, name: "Ana".into(), language: Some("es".into()) });
+        assert_eq!(
+            message.from.unwrap(),
+            Person { id: 5_000_000_000, name: "Ana".into(), language: Some("es".into()) }
+        );
         assert_eq!(message.reply_to, Some(2));
 
         let (_, update) = read(&json!({"update_id": 8, "callback_query": {"id": "q", "data": "t", "from": {"id": 1},
