@@ -103,10 +103,9 @@ impl Bot {
     }
 }
 
-/// Messages of a chat that ring.
-fn rings(shown: &[Shown]) -> Vec<String> {
-    let first = |shown: &Shown| shown.text.chars().next().unwrap_or(' ').to_string();
-    shown.iter().filter(|shown| !shown.silent).map(first).collect()
+/// The messages of a chat that rang, by their numbers.
+fn rings(shown: &[Shown]) -> Vec<i64> {
+    shown.iter().filter(|shown| !shown.silent).map(|shown| shown.id).collect()
 }
 
 #[test]
@@ -154,7 +153,7 @@ fn a_task_is_planned_revised_approved_and_done_from_a_phone() {
 
     // Only plans and the result rang; one message followed the run and has its last state.
     let chat = telegram.chat(ANA);
-    assert_eq!(rings(&chat), ["📋", "📋", "✅"], "{chat:#?}");
+    assert_eq!(rings(&chat), [first.id, second.id, done.id], "{chat:#?}");
     let progress =
         telegram.wait(ANA, |shown| shown.edits > 0 && shown.text.starts_with("✅") && shown.text.contains("✓ push"));
     assert!(progress.silent && progress.buttons.is_empty(), "{progress:?}");
@@ -292,11 +291,10 @@ fn a_task_whose_update_comes_again_is_one_run() {
     }
     bot.start();
     telegram.wait_heard();
-    let ended = |n: usize| {
-        let done = |shown: &&Shown| shown.text.starts_with("✅");
-        telegram.chat(ANA).iter().filter(done).count() >= n
-    };
-    telegram.wait(ANA, |_| ended(4));
+    for line in bot.world.devo(&["status", "--json"]).code(0).json()["runs"].as_array().unwrap() {
+        let id = line["short_id"].as_str().unwrap();
+        telegram.wait(ANA, |shown| shown.text.starts_with("✅") && shown.text.contains(id));
+    }
     assert_eq!(runs(&bot.world), 4, "each task is one run");
     bot.is_clean();
 }
@@ -346,8 +344,8 @@ fn hostile_texts_stay_text() {
     let bot = Bot::new("");
     let telegram = &bot.telegram;
     let mut long = plan("</b><script>x</script> &amp; {{ 7*7 }} \u{202e}");
-    long["summary"] = json!("😀<i>&".repeat(1500));
-    long["steps"][0]["intent"] = json!("</blockquote>\u{1b}[31m\n".repeat(600));
+    long["summary"] = json!("😀<i>&".repeat(900));
+    long["steps"][0]["intent"] = json!("</blockquote>\u{1b}[31m\n".repeat(400));
     long["questions"] = json!(["<a href='x'>¿?</a>"]);
     bot.world.fake.planner(claude(&[("submit_plan", long)]));
     let task = "</b> <x> &lt; \u{202e}\u{0}{{ inputs.task }} `\"' \u{85}\u{2028} $(id) 😀\nsegunda: [línea";
@@ -421,7 +419,7 @@ fn several_repositories_are_asked_for_and_questions_are_answered() {
     let other = format!("  api:\n    url: {}\n", bot.world.path("remote.git").display());
     let file = bot.world.home().join("devo.yaml");
     let text = std::fs::read_to_string(&file).unwrap().replace("repos:\n", &format!("repos:\n{other}"));
-    std::fs::write(&file, text.replace("language", "")).unwrap();
+    std::fs::write(&file, text).unwrap();
     let bot = bot.awake();
     let telegram = &bot.telegram;
     bot.world.fake.planner(claude(&[("submit_plan", plan("Plan"))]));

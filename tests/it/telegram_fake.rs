@@ -30,7 +30,6 @@ pub struct Shown {
     pub silent: bool,
     pub edits: usize,
     pub asks: bool,
-    pub reply_to: Option<i64>,
     pub document: Option<(String, Vec<u8>)>,
 }
 
@@ -392,7 +391,6 @@ impl Telegram {
             silent: body["disable_notification"] == true || body["disable_notification"] == "true",
             edits: 0,
             asks,
-            reply_to: body["reply_parameters"]["message_id"].as_i64(),
             document: file,
         };
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();

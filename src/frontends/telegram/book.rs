@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use serde::de::DeserializeOwned;
@@ -23,6 +24,9 @@ use crate::journal::Journal;
 pub const OFFSET: &str = "offset";
 /// The position in the journal up to which people were told.
 pub const CURSOR: &str = "cursor";
+
+/// How long an answer waits until the message that it may answer is written down.
+const REST: Duration = Duration::from_secs(5);
 
 /// What a chat chose, and what was seen of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -261,6 +265,8 @@ pub struct Book {
     inner: Mutex<Inner>,
     /// Something is to be sent.
     pub wake: Notify,
+    /// What is to be sent has changed.
+    changed: Notify,
 }
 
 struct Inner {
@@ -344,13 +350,36 @@ impl Book {
             }
         }
         let next = rows.last_key_value().map_or(0, |(number, _)| number + 1);
-        Ok(Self { journal, scope, inner: Mutex::new(Inner { rows, next }), wake: Notify::new() })
+        Ok(Self {
+            journal,
+            scope,
+            inner: Mutex::new(Inner { rows, next }),
+            wake: Notify::new(),
+            changed: Notify::new(),
+        })
     }
 
     /// Opens a page; it waits for the one that is open.
     pub async fn page(&self) -> Page<'_> {
         let inner = self.inner.lock().await;
         Page { book: self, inner, changes: BTreeMap::new(), rows: BTreeMap::new() }
+    }
+
+    /// Waits until nothing is on its way to a chat, so that whoever answers a message finds it written down; not for long.
+    pub async fn at_rest(&self, chat: i64) {
+        let rest = async {
+            loop {
+                let changed = self.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                if !self.inner.lock().await.rows.values().any(|row| row.tried && row.to.chat == chat) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        // Longer than a request takes; after an outage there is nobody to wait for.
+        let _ = tokio::time::timeout(REST, rest).await;
     }
 
     /// Everything under a prefix.
@@ -444,6 +473,7 @@ impl Page<'_> {
         }
         if woken {
             self.book.wake.notify_one();
+            self.book.changed.notify_waiters();
         }
         Ok(())
     }
@@ -483,6 +513,23 @@ mod tests {
         let page = again.page().await;
         let rows: Vec<_> = page.rows().map(|(_, row)| row.clone()).collect();
         assert_eq!(rows, [row("b")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_answers_waits_for_what_is_on_its_way() {
+        let book = Book::open(Arc::new(MemoryJournal::default()), "7").await.unwrap();
+        let mut page = book.page().await;
+        let number = page.send(Row { tried: true, ..row("a") });
+        page.commit().await.unwrap();
+        drop(page);
+        let mut answer = std::pin::pin!(book.at_rest(1));
+        assert!(futures_util::poll!(answer.as_mut()).is_pending());
+        book.at_rest(2).await;
+        let mut page = book.page().await;
+        page.set_row(number, None);
+        page.commit().await.unwrap();
+        drop(page);
+        assert!(futures_util::poll!(answer.as_mut()).is_ready());
     }
 
     #[test]

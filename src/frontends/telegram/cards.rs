@@ -232,6 +232,8 @@ pub fn progress(doc: &Value, lang: Lang) -> Html {
     // Of many steps, those around the one that is at work.
     let at = steps.iter().rposition(|step| word(step, "/state") != "pending").unwrap_or(0);
     let first = (at + 3).min(steps.len()).saturating_sub(STEPS_SHOWN);
+    // A revision of the plan is a round for all that follows, which says nothing.
+    let least = steps.iter().map(|step| number(step, "/round")).min().unwrap_or(1).max(1);
     for step in steps.iter().skip(first).take(STEPS_SHOWN) {
         let mark = match word(step, "/state") {
             "succeeded" => "✓",
@@ -243,7 +245,7 @@ pub fn progress(doc: &Value, lang: Lang) -> Html {
             _ => "·",
         };
         let mut said = format!("{mark} {}", line(word(step, "/id"), 64));
-        if number(step, "/round") > 1 {
+        if number(step, "/round") > least {
             said.push_str(&format!(" ×{}", number(step, "/round")));
         }
         if number(step, "/duration_ms") >= 1000 && matches!(word(step, "/state"), "succeeded" | "failed") {

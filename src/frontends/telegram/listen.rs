@@ -143,8 +143,15 @@ impl Bot {
     /// Handles one update. After an error nothing was confirmed, and it comes again.
     async fn handle(&self, id: i64, update: Update, name: &str) -> Result<(), Error> {
         let fetched = match &update {
-            Update::Message(message) => self.fetch_document(message).await,
-            _ => None,
+            Update::Message(message) => {
+                self.book.at_rest(message.at.chat).await;
+                self.fetch_document(message).await
+            }
+            Update::Press(press) => {
+                self.book.at_rest(press.at.chat).await;
+                None
+            }
+            Update::Other => None,
         };
         let mut page = self.book.page().await;
         let mut toast = None;

@@ -208,7 +208,7 @@ impl Bot {
                     let found = message["message_id"].as_i64().map(|id| (id, message["date"].as_i64().unwrap_or(0)));
                     return Ok(Sent::Done(found.filter(|_| new)));
                 }
-                Err(error) => match self.refusal(sender, row, &error, now).await? {
+                Err(error) => match self.refusal(sender, row, repeated, &error, now).await? {
                     Refusal::Done => return Ok(Sent::Done(None)),
                     Refusal::Later => return Ok(Sent::Later),
                     Refusal::Again => {}
@@ -286,11 +286,12 @@ impl Bot {
         }
     }
 
-    /// What a refusal means for a row.
+    /// What a refusal means for a row; `repeated` is whether it may have arrived before.
     async fn refusal(
         &self,
         sender: &mut Sender,
         row: &mut Row,
+        repeated: bool,
         error: &ApiError,
         now: Instant,
     ) -> Result<Refusal, Error> {
@@ -298,10 +299,10 @@ impl Bot {
             let wait = sender.pace.out(now);
             tracing::warn!(channel = "telegram", %error, "trying again in {} s", wait.as_secs());
             // What did not leave did not arrive.
-            row.tried = matches!(error, ApiError::Unknown(_));
+            row.tried = repeated || matches!(error, ApiError::Unknown(_));
             return Ok(Refusal::Later);
         };
-        row.tried = false;
+        row.tried = repeated;
         if let Some(seconds) = retry_after.or((*code == 429).then_some(5)) {
             sender.pace.told_to_wait(row.to.chat, seconds, now);
             return Ok(Refusal::Later);
