@@ -5,22 +5,30 @@ mod checks;
 mod current;
 pub mod demo;
 mod desk;
+mod gc;
+mod grants;
 mod home;
+mod lanes;
 mod outfit;
 mod shipped;
 mod tasks;
+mod views;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use serde_json::Value;
 
 pub use bot::{BotAccess, Posted};
 pub use checks::{Check, Level, checks};
 pub use desk::{Desk, Submitted};
+pub use gc::{GcWish, Leftover};
 pub use home::{Made, Places, make as make_home};
 pub use shipped::files as shipped_files;
 pub use tasks::{outline, schemas, validate};
+pub use views::{InputView, PipelineView, StepView, is_pipeline_name};
 
 use crate::config::Config;
 use crate::core::event::{CassetteUse, PromptFile, Who};
@@ -54,6 +62,8 @@ pub struct App {
     /// Submitted tasks.
     pub inbox: Inbox,
     shop: Arc<current::Current>,
+    /// Sandboxes that worked, by name and repository, and when.
+    probed: Mutex<HashMap<(String, Option<String>), Instant>>,
 }
 
 /// An engine and the home's lock, which must live as long.
@@ -62,6 +72,14 @@ pub struct Owned {
     pub engine: Arc<Engine>,
     /// Keeps other engines out.
     pub lock: HomeLock,
+}
+
+/// Who drives the runs of a home.
+pub enum Owner {
+    /// Whoever asked: the home was free.
+    Here(Owned),
+    /// A daemon, as it calls itself.
+    Daemon(String),
 }
 
 /// Where a task comes from.
@@ -156,7 +174,7 @@ impl App {
         let shop =
             outfit::Shop { home: home.clone(), config, masker: Masker::default(), journal: journal.clone(), clock };
         let shop = Arc::new(current::Current::new(shop));
-        Ok(Self { inbox: Inbox::of(&home), home, journal, clock, shop })
+        Ok(Self { inbox: Inbox::of(&home), home, journal, clock, shop, probed: Mutex::default() })
     }
 
     /// The settings that are in force.
@@ -174,12 +192,23 @@ impl App {
         // The masker is shared: a secret that was known stays masked.
         let (home, masker, journal) = (old.home.clone(), old.masker.clone(), old.journal.clone());
         self.shop.set(outfit::Shop { home, config, masker, journal, clock: old.clock });
+        self.probed.lock().expect("no holder of this lock can panic").clear();
         Ok(())
+    }
+
+    /// Masks every secret that this program knows.
+    pub fn masker(&self) -> Masker {
+        self.shop().masker.clone()
     }
 
     /// What the settings in force make of them.
     fn shop(&self) -> Arc<outfit::Shop> {
         self.shop.get()
+    }
+
+    /// The home's lock, for work that no engine may disturb. `about` is what a second one is told.
+    pub fn lock(&self, about: &str) -> Result<HomeLock, Error> {
+        Ok(HomeLock::take(&self.home, about)?)
     }
 
     /// Takes the home's lock and makes its engine. `about` is what a second one is told.
@@ -192,8 +221,28 @@ impl App {
         for path in checks::open_to_others(&self.home) {
             tracing::warn!("{path} is open to others; `devo doctor` names the command that closes it");
         }
+        for path in crate::sandboxes::leftovers() {
+            if let Err(error) = gc::remove(&path) {
+                tracing::warn!(%error, "cannot remove {}", path.display());
+            }
+        }
         let engine = Engine::new(self.journal.clone(), self.home.clone(), self.shop.clone(), self.clock);
         Ok(Owned { engine, lock })
+    }
+
+    /// Takes the home, or finds the daemon that has it.
+    ///
+    /// # Errors
+    /// Another command has it.
+    pub fn owner(&self, about: &str) -> Result<Owner, Error> {
+        match self.engine(about) {
+            Ok(owned) => Ok(Owner::Here(owned)),
+            Err(error) if error.code == "home_held" => {
+                let holder = HomeLock::holder(&self.home);
+                if holder.starts_with("devo serve") { Ok(Owner::Daemon(holder)) } else { Err(error) }
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The folder of a run.
@@ -258,6 +307,11 @@ fn read_config(home: &Path) -> Result<Config, Error> {
         let rendered = yaml::render(&wrong, &String::from_utf8_lossy(&bytes), false);
         Error::refused("config", format!("devo.yaml has mistakes\n\n{}", rendered.trim_end()))
     })
+}
+
+/// A YAML file's text as a value; `None` where it is not one.
+pub fn file_value(text: &str) -> Option<Value> {
+    yaml::parse("file", text).ok().map(|document| document.root.to_json())
 }
 
 /// What a task's text says of itself.

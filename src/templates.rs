@@ -211,6 +211,63 @@ fn check_shell(template: &str) -> Result<(), TemplateError> {
     Ok(())
 }
 
+/// Puts values where a text has `{name}`; a value is never looked at again.
+pub fn fill(text: &str, values: &[(&str, &str)]) -> String {
+    let mut out = String::with_capacity(text.len() + 16);
+    let mut rest = text;
+    while let Some(open) = rest.find('{') {
+        let Some(close) = rest[open..].find('}').map(|close| open + close) else { break };
+        out.push_str(&rest[..open]);
+        let name = &rest[open + 1..close];
+        match values.iter().find(|(known, _)| *known == name) {
+            Some((_, value)) => out.push_str(value),
+            None => out.push_str(&rest[open..=close]),
+        }
+        rest = &rest[close + 1..];
+    }
+    out.push_str(rest);
+    out
+}
+
+/// The templates of pages: HTML, in which every value is escaped, and whose files may build on each other.
+pub struct Pages {
+    env: Environment<'static>,
+}
+
+impl Pages {
+    /// Reads the files, by name; all must end in `.html`.
+    ///
+    /// # Errors
+    /// The first file that is no template.
+    pub fn new(files: impl IntoIterator<Item = (String, String)>) -> Result<Self, TemplateError> {
+        let mut env = Environment::new();
+        env.set_undefined_behavior(UndefinedBehavior::Strict);
+        // Whatever a file is called: nothing is ever put into a page as it is.
+        env.set_auto_escape_callback(|_| minijinja::AutoEscape::Html);
+        env.set_recursion_limit(64);
+        env.add_filter("fill", |text: String, values: minijinja::value::Kwargs| -> Result<String, Error> {
+            let mut given = Vec::new();
+            for name in values.args() {
+                given.push((name, values.get::<minijinja::Value>(name)?.to_string()));
+            }
+            let given: Vec<(&str, &str)> = given.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            Ok(fill(&text, &given))
+        });
+        for (name, text) in files {
+            env.add_template_owned(name, text)?;
+        }
+        Ok(Self { env })
+    }
+
+    /// Renders a page.
+    ///
+    /// # Errors
+    /// A name that the values do not have, or a file that is not there.
+    pub fn render(&self, name: &str, values: &impl serde::Serialize) -> Result<String, TemplateError> {
+        Ok(self.env.get_template(name)?.render(minijinja::Value::from(minijinja::value::Serde(values)))?)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -229,6 +286,19 @@ mod tests {
             )
             .unwrap()
         );
+    }
+
+    #[test]
+    fn pages_escape_everything() {
+        let file = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+        let pages = Pages::new([
+            file("base.html", "<p title=\"{{ v }}\">{% block b %}{% endblock %}</p>"),
+            file("a.html", "{% extends 'base.html' %}{% block b %}{{ v }}{{ 'n {x}'|fill(x=v) }}{% endblock %}"),
+        ]);
+        let page = pages.unwrap().render("a.html", &json!({"v": "<b>'\"&{{ v }}"})).unwrap();
+        let escaped = "&lt;b&gt;&#x27;&quot;&amp;{{ v }}";
+        assert_eq!(page, format!("<p title=\"{escaped}\">{escaped}n {escaped}</p>"));
+        assert!(Pages::new([file("x.html", "{{ a")]).is_err());
     }
 
     #[test]

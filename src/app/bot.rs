@@ -54,7 +54,7 @@ impl App {
     /// # Errors
     /// There is no token, or an address or a file of a token that cannot be used.
     pub fn telegram(&self) -> Result<Option<BotAccess>, Error> {
-        let (config, masker) = (self.config(), self.shop().masker.clone());
+        let (config, masker) = (self.config(), self.masker());
         let Some(settings) = config.chat.telegram.clone() else { return Ok(None) };
         let environment = |name: &str| std::env::var(name).ok();
         let refused = |error: crate::providers::endpoint::EndpointError| {

@@ -3,7 +3,7 @@
 //! Channels hand in tasks and signals and read reports here; the desk checks, records and drives. It does not know which
 //! channel asks, beyond the name that goes into the record.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -11,16 +11,20 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::lanes::{Back, Lanes};
 use super::{App, TaskRequest};
 use crate::core::event::{Event, Who};
 use crate::core::id::RunId;
 use crate::core::request::{Refused, Request, Signal};
-use crate::engine::{Answer, Engine, EngineError, Notice, Until};
+use crate::engine::{Answer, Engine, EngineError, Notice, Stopped, Until};
 use crate::error::Error;
 use crate::journal::{Acceptance, RunRow, Verdict};
 
 /// How often requests of other processes are looked for.
 const POSTED_POLL: Duration = Duration::from_millis(50);
+
+/// New work is taken while this much of the disk is free, in bytes, or a twentieth of a small one.
+const ROOM: u64 = 500 * 1024 * 1024;
 
 /// A task that was taken in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +40,7 @@ pub struct Desk {
     /// The home.
     pub app: Arc<App>,
     engine: Arc<Engine>,
+    lanes: Mutex<Lanes>,
     driving: TaskTracker,
     stop: CancellationToken,
 }
@@ -43,19 +48,47 @@ pub struct Desk {
 impl Desk {
     /// A desk over an engine, whose home's lock the caller holds. When `stop` fires, runs are put down safely.
     pub fn new(app: Arc<App>, engine: Arc<Engine>, stop: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { app, engine, driving: TaskTracker::new(), stop })
+        let limits = app.config().limits;
+        let lanes = Mutex::new(Lanes::new(limits.runs, limits.per_repo));
+        Arc::new(Self { app, engine, lanes, driving: TaskTracker::new(), stop })
     }
 
     /// Takes a task in: from the moment this returns no crash loses it, and it is being driven.
+    ///
+    /// # Errors
+    /// What is wrong with the task, or that the disk is nearly full.
     pub async fn submit(self: &Arc<Self>, request: TaskRequest) -> Result<Submitted, Error> {
+        self.room()?;
         let spec = self.app.new_run(request).await?;
-        let run = spec.task_id;
-        let submitted = match self.engine.accept(spec).await? {
-            Acceptance::New => Submitted { run, new: true },
-            Acceptance::Existing(run) => Submitted { run, new: false },
-        };
-        self.drive(submitted.run);
-        Ok(submitted)
+        let (run, repo) = (spec.task_id, spec.repo.clone());
+        match self.engine.accept(spec).await? {
+            Acceptance::New => {
+                self.lanes().add(run, repo.as_deref(), false);
+                self.pump();
+                Ok(Submitted { run, new: true })
+            }
+            Acceptance::Existing(run) => {
+                self.drive(run).await?;
+                Ok(Submitted { run, new: false })
+            }
+        }
+    }
+
+    /// Whether there is room for more work. What is under way needs the rest of the disk.
+    ///
+    /// # Errors
+    /// That there is none.
+    pub fn room(&self) -> Result<(), Error> {
+        let Ok(disk) = rustix::fs::statvfs(&self.app.home) else { return Ok(()) };
+        let (all, free) = (disk.f_blocks.saturating_mul(disk.f_frsize), disk.f_bavail.saturating_mul(disk.f_frsize));
+        let needed = (all / 20).min(ROOM);
+        if free >= needed {
+            return Ok(());
+        }
+        let mib = |bytes: u64| bytes / (1024 * 1024);
+        let message = format!("the disk of {} is nearly full: {} MiB are free", self.app.home.display(), mib(free));
+        let hint = format!("new tasks are taken again above {} MiB; `devo gc` removes old workspaces", mib(needed));
+        Err(Error { exit: crate::error::Exit::Failed, ..Error::refused("disk_full", message) }.hint(hint))
     }
 
     /// A person's word to a run: recorded, or refused with what is true now.
@@ -69,36 +102,89 @@ impl Desk {
     async fn decide(self: &Arc<Self>, run: RunId, request: Request) -> Result<Verdict, EngineError> {
         Ok(match self.engine.submit(run, request).await? {
             Answer::Driven => Verdict::Recorded,
-            // A run that had ended, or that nobody took up, goes on.
+            // A run that had ended, or that waited for this word, goes on, and before others: somebody is there.
             Answer::Idle => {
-                self.drive(run);
+                let row = self.app.journal.row(run).await?;
+                self.lanes().add(run, row.and_then(|row| row.summary.repo).as_deref(), true);
+                self.pump();
                 Verdict::Recorded
             }
             Answer::Refused(refused) => Verdict::Refused(refused),
         })
     }
 
-    /// Drives a run in the background, to its end; one that is driven already is left alone.
-    pub fn drive(self: &Arc<Self>, run: RunId) {
-        if self.stop.is_cancelled() {
-            return;
+    /// Has a run driven in its turn, unless it ended, is driven, or waits for a person.
+    ///
+    /// # Errors
+    /// The journal's.
+    pub async fn drive(self: &Arc<Self>, run: RunId) -> Result<(), Error> {
+        let row = self.app.journal.row(run).await?;
+        if let Some(row) = row.filter(|row| !row.summary.ended && self.lanes().lacks(run)) {
+            self.lanes().add(run, row.summary.repo.as_deref(), false);
+            self.pump();
         }
-        let (engine, stop) = (self.engine.clone(), self.stop.clone());
-        self.driving.spawn(async move {
-            match engine.drive(run, Until::Ended, stop).await {
-                Ok(_) | Err(EngineError::Driven(_)) => {}
-                Err(error) => {
-                    tracing::error!(%run, error = %Error::from(error).to_text().trim_end(), "run stands still")
-                }
-            }
-        });
+        Ok(())
     }
 
-    /// Takes up every run that has not ended.
+    /// Takes up every run that has not ended and that nobody knows of, or that stood still.
+    ///
+    /// # Errors
+    /// The journal's.
     pub async fn take_up(self: &Arc<Self>) -> Result<usize, Error> {
-        let open = self.app.journal.open_runs().await?;
-        open.iter().for_each(|run| self.drive(*run));
+        let open = self.app.journal.open_rows().await?;
+        let mut lanes = self.lanes();
+        for row in &open {
+            if lanes.lacks(row.id) {
+                lanes.add(row.id, row.summary.repo.as_deref(), false);
+            }
+        }
+        drop(lanes);
+        self.pump();
         Ok(open.len())
+    }
+
+    /// How many runs are driven, wait for their turn, and wait for a person.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let lanes = self.lanes();
+        (lanes.driven(), lanes.waiting(), lanes.resting())
+    }
+
+    /// Takes the limits of the settings in force.
+    pub fn apply_limits(self: &Arc<Self>) {
+        let limits = self.app.config().limits;
+        self.lanes().limit(limits.runs, limits.per_repo);
+        self.pump();
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().expect("no holder of this lock can panic")
+    }
+
+    /// Drives whoever's turn it is.
+    fn pump(self: &Arc<Self>) {
+        while !self.stop.is_cancelled() {
+            let (run, told) = {
+                let mut lanes = self.lanes();
+                let Some((run, told)) = lanes.next() else { return };
+                (run, told)
+            };
+            let desk = self.clone();
+            self.driving.spawn(async move {
+                // Whoever waits for a person costs nothing until the word comes.
+                let back = match desk.engine.drive(run, Until::PersonNeeded, desk.stop.clone()).await {
+                    Ok(Stopped::PersonNeeded) => Back::Resting,
+                    Ok(Stopped::Ended | Stopped::Interrupted) | Err(EngineError::Driven(_)) => Back::Over,
+                    Err(error) => Back::Standing(Error::from(error).to_text().trim_end().to_owned()),
+                };
+                if let Back::Standing(why) = &back
+                    && told.as_ref() != Some(why)
+                {
+                    tracing::error!(%run, error = %why, "run stands still");
+                }
+                desk.lanes().back(run, back);
+                desk.pump();
+            });
+        }
     }
 
     /// Answers what other processes asked through the journal, until the stop.

@@ -140,7 +140,7 @@ pub struct Estimate {
 }
 
 /// A plan as the engine keeps and shows it: one revision, with the hash that an approval must name.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PlanRecord {
     /// The planner's part.
     #[serde(flatten)]

@@ -275,6 +275,8 @@ pub struct RunState {
     pub(super) back: VecDeque<WayBack>,
     pub(super) halt: Option<Halt>,
     aborts: u32,
+    /// A step was started once.
+    begun: bool,
     plan: Option<PlanRecord>,
     approval: Option<Approval>,
     /// Milliseconds of work up to `last_at`.
@@ -330,6 +332,7 @@ impl RunState {
             back: VecDeque::new(),
             halt: None,
             aborts: 0,
+            begun: false,
             plan: None,
             approval: None,
             active_ms: 0,
@@ -491,6 +494,10 @@ impl RunState {
         }
         if self.waiting().any(|(_, question)| question.kind == QuestionKind::Approval) && !self.going_back() {
             return Status::Planned;
+        }
+        // It has its place in the journal, and waits for its turn.
+        if !self.begun {
+            return Status::Queued;
         }
         let has = |authority| graph.nodes().any(|node| node.authority == authority);
         // A plan that nobody is asked to approve needs only to exist.
@@ -765,6 +772,7 @@ impl RunState {
     }
 
     fn start(&mut self, graph: &Graph, index: StepIndex, at: Timestamp) {
+        self.begun = true;
         let (attempt, _, turn) = self.next_start(index);
         self.move_to(graph, index, Phase::Running);
         let step = &mut self.steps[index];

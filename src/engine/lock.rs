@@ -53,6 +53,23 @@ impl HomeLock {
         writeln!(file, "{about} (process {})", std::process::id()).map_err(failed)?;
         Ok(Self { _file: file })
     }
+
+    /// What the last owner of a home wrote about itself; it may have gone.
+    pub fn holder(home: &Path) -> String {
+        std::fs::read_to_string(home.join("engine.lock")).unwrap_or_default().trim().to_owned()
+    }
+
+    /// Whether somebody owns the home now.
+    pub fn holder_lives(home: &Path) -> bool {
+        let holder = Self::holder(home);
+        let pid = holder.rsplit_once("(process ").and_then(|(_, rest)| rest.trim_end_matches(')').parse::<u32>().ok());
+        // A process that we see is not asked by the lock: the question would keep out an owner who comes just now.
+        if pid.is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists()) {
+            return true;
+        }
+        let Ok(file) = File::open(home.join("engine.lock")) else { return false };
+        flock(&file, FlockOperation::NonBlockingLockShared).is_err()
+    }
 }
 
 #[cfg(test)]
@@ -65,7 +82,10 @@ mod tests {
         let first = HomeLock::take(home.path(), "devo serve").unwrap();
         let error = HomeLock::take(home.path(), "devo run").unwrap_err();
         assert!(error.to_string().contains("devo serve (process "), "{error}");
+        assert!(HomeLock::holder_lives(home.path()));
         drop(first);
         HomeLock::take(home.path(), "devo run").unwrap();
+        std::fs::write(home.path().join("engine.lock"), "devo serve (process 4194305)").unwrap();
+        assert!(!HomeLock::holder_lives(home.path()), "no process has this number");
     }
 }

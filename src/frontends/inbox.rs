@@ -1,21 +1,36 @@
 //! The folder that tasks are dropped into: `inbox/` → `claimed/` → `done/` or `rejected/`.
 //!
-//! A submitted task is a file named by its run's id. This module moves and reads files; what a task means, and whether a run
-//! exists, is known elsewhere.
+//! Any `*.yaml` or `*.yml` is a task; a submitted one is named by its run's id. This module moves and reads files; what a task
+//! means, and whether a run exists, is known elsewhere. While a file is claimed its name carries the id of its run, so that
+//! whoever finds it after a crash makes the same run of it and no second one.
 
-use std::fs::{File, OpenOptions};
+mod arrivals;
+mod channel;
+mod writers;
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 
 use crate::core::id::RunId;
 use crate::core::time::Timestamp;
-use crate::error::Error;
+use crate::error::{Error, Exit};
+
+pub use channel::{Aside, NAME, open};
 
 /// The largest task file, in bytes.
 pub const TASK_MAX: u64 = 1024 * 1024;
 /// Names that one look at a folder takes in; more wait for the next look.
 const NAMES_MAX: usize = 20_000;
+/// The longest name of a file, in bytes: room is needed for an id and for `.error.txt` below the system's 255.
+const NAME_MAX: usize = 200;
+/// The folders of an inbox.
+const FOLDERS: [&str; 3] = ["claimed", "done", "rejected"];
 
 /// The inbox of a home.
 #[derive(Debug, Clone)]
@@ -28,6 +43,17 @@ pub struct Inbox {
 pub struct Queued {
     /// The run that it will be.
     pub id: RunId,
+    /// Where it lies.
+    pub path: PathBuf,
+}
+
+/// A file that was taken out of the inbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// The run that it becomes.
+    pub id: RunId,
+    /// The name under which it was dropped.
+    pub name: OsString,
     /// Where it lies.
     pub path: PathBuf,
 }
@@ -69,20 +95,20 @@ impl Inbox {
         }
     }
 
+    /// Where the reasons lie if the submitted task of this run is rejected.
+    pub fn reason_of(&self, id: RunId) -> PathBuf {
+        self.folder.join("rejected").join(format!("{id}.yaml.error.txt"))
+    }
+
     /// Submitted tasks that were not taken, and taken ones whose end is open; newest first.
     pub fn queued(&self) -> Vec<Queued> {
         let mut found: Vec<Queued> = Vec::new();
-        for folder in [self.folder.clone(), self.folder.join("claimed")] {
-            let Ok(entries) = std::fs::read_dir(&folder) else { continue };
-            for entry in entries.take(NAMES_MAX).flatten() {
-                let name = entry.file_name();
-                let id = name.to_str().and_then(|name| name.strip_suffix(".yaml")).and_then(|name| name.parse().ok());
-                let regular = entry.file_type().is_ok_and(|kind| kind.is_file());
-                if let (Some(id), true) = (id, regular) {
-                    found.push(Queued { id, path: entry.path() });
-                }
+        for entry in entries(&self.folder) {
+            if let (Some(id), true) = (submitted_id(&entry.file_name()), is_file(&entry)) {
+                found.push(Queued { id, path: entry.path() });
             }
         }
+        found.extend(self.claimed().into_iter().map(|claimed| Queued { id: claimed.id, path: claimed.path }));
         found.sort_by_key(|queued| std::cmp::Reverse(queued.id));
         found.dedup_by_key(|queued| queued.id);
         found
@@ -90,65 +116,176 @@ impl Inbox {
 
     /// The submitted task of a run.
     pub fn find(&self, id: RunId) -> Option<Queued> {
-        let paths = [self.folder.join(format!("{id}.yaml")), self.folder.join(format!("claimed/{id}.yaml"))];
-        let path = paths.into_iter().find(|path| path.symlink_metadata().is_ok_and(|meta| meta.is_file()))?;
-        Some(Queued { id, path })
+        let path = self.folder.join(format!("{id}.yaml"));
+        if path.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
+            return Some(Queued { id, path });
+        }
+        self.claimed().into_iter().find(|claimed| claimed.id == id).map(|claimed| Queued { id, path: claimed.path })
     }
 
-    /// Takes a task out of the inbox; only one of several takers gets it. One that was taken before is given again: whoever
-    /// took it died, or the caller owns the home.
-    pub fn claim(&self, id: RunId) -> Result<PathBuf, Error> {
-        let name = format!("{id}.yaml");
-        let claimed = self.folder.join("claimed").join(&name);
-        match std::fs::rename(self.folder.join(&name), &claimed) {
-            Ok(()) => Ok(claimed),
-            Err(error) if error.kind() == ErrorKind::NotFound && claimed.is_file() => Ok(claimed),
-            Err(error) => Err(Error::machine("inbox", format!("cannot take the task {id} out of the inbox"), &error)),
+    /// Files that were taken and not put away, by whoever owned the home before or a moment ago; oldest run first.
+    pub fn claimed(&self) -> Vec<Claimed> {
+        let folder = self.folder.join("claimed");
+        let mut found: Vec<Claimed> = entries(&folder)
+            .filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()))
+            .filter_map(|entry| {
+                let (id, name) = parse_claimed(&entry.file_name())?;
+                Some(Claimed { id, name, path: entry.path() })
+            })
+            .collect();
+        found.sort_by_key(|claimed| claimed.id);
+        found
+    }
+
+    /// Takes a submitted task out of the inbox; only one of several takers gets it. One that was taken before is given again:
+    /// whoever took it died, or the caller owns the home.
+    pub fn claim(&self, id: RunId) -> Result<Claimed, Error> {
+        let failed = |error: &std::io::Error| {
+            Error::machine("inbox", format!("cannot take the task {id} out of the inbox"), error)
+        };
+        match self.take(OsStr::new(&format!("{id}.yaml")), id) {
+            Ok(claimed) => Ok(claimed),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) => {
+                self.claimed().into_iter().find(|claimed| claimed.id == id).ok_or_else(|| failed(&error))
+            }
+            Err(error) => Err(failed(&error)),
         }
+    }
+
+    /// Takes a file out of the inbox by one rename, as the task of the run `id`. Submitted ones keep the id of their name.
+    ///
+    /// # Errors
+    /// `NotFound` where another taker was faster; `AlreadyExists` where a file of the same run is being taken in.
+    fn take(&self, name: &OsStr, id: RunId) -> std::io::Result<Claimed> {
+        let id = submitted_id(name).unwrap_or(id);
+        let path = self.folder.join("claimed").join(claimed_name(name, id));
+        rename_new(&self.folder.join(name), &path)?;
+        Ok(Claimed { id, name: name.to_owned(), path })
     }
 
     /// Puts a claimed task away: it is a run now.
-    pub fn done(&self, claimed: &Path) -> Result<(), Error> {
-        self.put_away(claimed, "done").map(|_| ())
+    pub fn done(&self, claimed: &Claimed) -> Result<(), Error> {
+        let folder = self.folder.join("done");
+        for name in free_names(&claimed.name, claimed.id) {
+            match rename_new(&claimed.path, &folder.join(name)) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(cannot_put_away(claimed, "done", &error)),
+            }
+        }
+        Err(cannot_put_away(claimed, "done", &ErrorKind::AlreadyExists.into()))
     }
 
-    /// Puts a claimed task away with the reason beside it; the answer is the reason's file.
-    pub fn reject(&self, claimed: &Path, why: &str) -> Result<PathBuf, Error> {
-        let kept = self.put_away(claimed, "rejected")?;
-        let mut name = kept.as_os_str().to_owned();
-        name.push(".error.txt");
-        let path = PathBuf::from(name);
+    /// Puts a claimed file away with the reason beside it; the answer is the reason's file. The reason is on disk before the
+    /// file moves: nothing is ever rejected without words.
+    pub fn reject(&self, claimed: &Claimed, why: &str) -> Result<PathBuf, Error> {
+        let folder = self.folder.join("rejected");
+        let failed = |error: &std::io::Error| cannot_put_away(claimed, "rejected", error);
+        let part = folder.join(format!(".{}.part", claimed.id));
         let write = || -> std::io::Result<()> {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
             file.write_all(why.as_bytes())?;
             file.sync_all()
         };
-        write().map_err(|error| Error::machine("inbox", format!("cannot write {}", path.display()), &error))?;
-        Ok(path)
-    }
-
-    /// Moves a file, with a suffix where the name is taken.
-    fn put_away(&self, claimed: &Path, folder: &str) -> Result<PathBuf, Error> {
-        let failed = |error: &std::io::Error| {
-            Error::machine("inbox", format!("cannot move {} to {folder}", claimed.display()), error)
-        };
-        let name = claimed.file_name().and_then(|name| name.to_str()).unwrap_or("task.yaml");
-        let (stem, extension) = name.rsplit_once('.').unwrap_or((name, "yaml"));
-        let folder = self.folder.join(folder);
-        for number in 0..1000u32 {
-            let name = if number == 0 { name.to_owned() } else { format!("{stem}-{number}.{extension}") };
-            let path = folder.join(name);
-            // A link refuses to replace; a rename would.
-            match std::fs::hard_link(claimed, &path) {
-                Ok(()) => {
-                    std::fs::remove_file(claimed).map_err(|error| failed(&error))?;
-                    return Ok(path);
-                }
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(failed(&error)),
+        write().map_err(|error| {
+            let _ = std::fs::remove_file(&part);
+            failed(&error)
+        })?;
+        for name in free_names(&claimed.name, claimed.id) {
+            let path = folder.join(&name);
+            if path.symlink_metadata().is_ok() {
+                continue;
             }
+            let mut reason = path.clone().into_os_string();
+            reason.push(".error.txt");
+            // A reason without its file is left from a crash between the two renames.
+            std::fs::rename(&part, &reason).map_err(|error| failed(&error))?;
+            return match rename_new(&claimed.path, &path) {
+                Ok(()) => Ok(reason.into()),
+                Err(error) => Err(failed(&error)),
+            };
         }
         Err(failed(&ErrorKind::AlreadyExists.into()))
+    }
+
+    /// Makes the folders that are missing.
+    fn make_folders(&self) -> std::io::Result<()> {
+        let mut make = DirBuilder::new();
+        make.recursive(true).mode(0o700);
+        FOLDERS.iter().try_for_each(|name| make.create(self.folder.join(name)))
+    }
+}
+
+fn cannot_put_away(claimed: &Claimed, folder: &str, error: &std::io::Error) -> Error {
+    Error::machine("inbox", format!("cannot move {} to {folder}", claimed.path.display()), error)
+}
+
+fn entries(folder: &Path) -> impl Iterator<Item = std::fs::DirEntry> {
+    std::fs::read_dir(folder).into_iter().flatten().take(NAMES_MAX).flatten()
+}
+
+fn is_file(entry: &std::fs::DirEntry) -> bool {
+    entry.file_type().is_ok_and(|kind| kind.is_file())
+}
+
+/// Whether a name in the inbox is a task's: hidden names, halves (`.tmp`, `.part`) and backups (`~`) are nobody's.
+fn is_task_name(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    !name.starts_with(b".") && (name.ends_with(b".yaml") || name.ends_with(b".yml"))
+}
+
+/// The run of a file that `devo submit` named.
+fn submitted_id(name: &OsStr) -> Option<RunId> {
+    let id: RunId = name.to_str()?.strip_suffix(".yaml")?.parse().ok()?;
+    // Only its own spelling: another one could name the same run by a second file.
+    (name.to_str()? == format!("{id}.yaml")).then_some(id)
+}
+
+/// A name in parts: before the last dot, and from it on.
+fn stem_and_extension(name: &OsStr) -> (&[u8], &[u8]) {
+    let name = name.as_bytes();
+    name.split_at(name.iter().rposition(|byte| *byte == b'.').unwrap_or(name.len()))
+}
+
+fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
+    let (stem, extension) = stem_and_extension(name);
+    OsString::from_vec([stem, suffix.as_bytes(), extension].concat())
+}
+
+/// The name of a claimed file: its own, with the id of its run before the extension.
+fn claimed_name(name: &OsStr, id: RunId) -> OsString {
+    if submitted_id(name) == Some(id) { name.to_owned() } else { with_suffix(name, &format!(".{id}")) }
+}
+
+/// The run and the own name of a claimed file.
+fn parse_claimed(name: &OsStr) -> Option<(RunId, OsString)> {
+    if let Some(id) = submitted_id(name) {
+        return Some((id, name.to_owned()));
+    }
+    let (stem, extension) = stem_and_extension(name);
+    let dot = stem.iter().rposition(|byte| *byte == b'.')?;
+    let id: RunId = std::str::from_utf8(&stem[dot + 1..]).ok()?.parse().ok()?;
+    Some((id, OsString::from_vec([&stem[..dot], extension].concat())))
+}
+
+/// Names to try for a file, ending with one that only this run can have.
+fn free_names(name: &OsStr, id: RunId) -> Vec<OsString> {
+    let mut names = vec![name.to_owned()];
+    names.extend((1..10).map(|number| with_suffix(name, &format!("-{number}"))));
+    names.extend([with_suffix(name, &format!("-{}", id.short())), with_suffix(name, &format!("-{id}"))]);
+    names
+}
+
+/// Renames to a name that must be free; nothing is ever replaced.
+fn rename_new(from: &Path, to: &Path) -> std::io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(()),
+        // File systems that cannot promise it can link, which refuses to replace as well.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            std::fs::hard_link(from, to)?;
+            std::fs::remove_file(from)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -157,16 +294,40 @@ pub fn read_task(path: &Path) -> Result<String, Error> {
     let shown = path.display();
     let open = if path == Path::new("-") { File::open("/dev/stdin") } else { File::open(path) };
     let file = open.map_err(|error| {
-        let error = Error {
-            exit: crate::error::Exit::Refused,
-            ..Error::machine("task_file", format!("cannot read {shown}"), &error)
-        };
+        let error = Error::machine("task_file", format!("cannot read {shown}"), &error).exit(Exit::Refused);
         error.hint("give the path of a task file, or name the work with --pipeline, --repo and --task")
     })?;
+    read_text(file, &shown.to_string())
+}
+
+/// Reads a claimed file, which must be a regular one: a pipe would wait for ever, and a link may lead anywhere.
+fn read_claimed(claimed: &Claimed) -> Result<String, Error> {
+    use rustix::io::Errno;
+    let shown = crate::secrets::printable(&claimed.name.to_string_lossy());
+    let failed = |error: std::io::Error| {
+        let message = format!("cannot read {shown}");
+        match Errno::from_io_error(&error) {
+            // The machine is short of something for now; everything else is about this file.
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Error::machine("inbox", message, &error),
+            _ => Error::machine("task_file", message, &error)
+                .exit(Exit::Refused)
+                .hint("drop a regular file that the daemon's user may read"),
+        }
+    };
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(&claimed.path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(Error::refused("not_a_file", format!("{shown} is not a regular file"))
+            .hint("links, pipes, sockets and devices are not followed or read"));
+    }
+    read_text(file, &shown)
+}
+
+fn read_text(file: File, shown: &str) -> Result<String, Error> {
     let mut bytes = Vec::new();
     if let Err(error) = file.take(TASK_MAX + 1).read_to_end(&mut bytes) {
         let error = Error::machine("task_file", format!("cannot read {shown}"), &error);
-        return Err(error.exit(crate::error::Exit::Refused));
+        return Err(error.exit(Exit::Refused));
     }
     if bytes.len() as u64 > TASK_MAX {
         let message = format!("{shown} is larger than {} KiB, the most that a task file may have", TASK_MAX / 1024);
@@ -208,8 +369,72 @@ mod tests {
         std::fs::write(dir.path().join(format!("inbox/rejected/{two}.yaml")), "other").unwrap();
         let reason = inbox.reject(&claimed, "error: no").unwrap();
         assert!(reason.ends_with(format!("{two}-1.yaml.error.txt")), "{reason:?}");
+        assert_eq!(std::fs::read_to_string(reason).unwrap(), "error: no");
         assert!(inbox.queued().is_empty());
         assert!(inbox.claim(one).is_err());
+    }
+
+    #[test]
+    fn names_are_kept_and_never_collide() {
+        let (dir, inbox) = inbox();
+        let drop = |name: &[u8], text: &str| {
+            let name = OsStr::from_bytes(name);
+            std::fs::write(dir.path().join("inbox").join(name), text).unwrap();
+            inbox.take(name, RunId(uuid::Uuid::now_v7())).unwrap()
+        };
+        for number in 0..30 {
+            let claimed = drop(b"fix: it.v2.yaml", &number.to_string());
+            assert_eq!(inbox.claimed(), [claimed.clone()], "the id is found again");
+            inbox.done(&claimed).unwrap();
+        }
+        let mut kept: Vec<String> = std::fs::read_dir(dir.path().join("inbox/done"))
+            .unwrap()
+            .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())
+            .collect();
+        kept.sort_by_key(|text| text.parse::<u32>().unwrap());
+        assert_eq!(kept, (0..30).map(|number| number.to_string()).collect::<Vec<_>>());
+        assert_eq!(std::fs::read_to_string(dir.path().join("inbox/done/fix: it.v2.yaml")).unwrap(), "0");
+        let claimed = drop(b"\xff\n.yml", "x");
+        assert_eq!(inbox.claimed()[0].name.as_bytes(), b"\xff\n.yml");
+        assert_eq!(inbox.reject(&claimed, "no").unwrap().file_name().unwrap().as_bytes(), b"\xff\n.yml.error.txt");
+    }
+
+    #[test]
+    fn a_reason_that_lost_its_file_in_a_crash_is_used_again() {
+        let (dir, inbox) = inbox();
+        std::fs::write(dir.path().join("inbox/a.yaml"), "x").unwrap();
+        std::fs::write(dir.path().join("inbox/rejected/a.yaml.error.txt"), "half").unwrap();
+        let claimed = inbox.take(OsStr::new("a.yaml"), RunId(uuid::Uuid::now_v7())).unwrap();
+        inbox.reject(&claimed, "whole").unwrap();
+        let mut names: Vec<_> = entries(&dir.path().join("inbox/rejected")).map(|entry| entry.file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["a.yaml", "a.yaml.error.txt"]);
+        assert_eq!(std::fs::read_to_string(dir.path().join("inbox/rejected/a.yaml.error.txt")).unwrap(), "whole");
+    }
+
+    #[test]
+    fn only_regular_small_text_is_read() {
+        let (dir, inbox) = inbox();
+        let path = |name: &str| dir.path().join("inbox").join(name);
+        rustix::fs::mkfifoat(CWD, path("fifo.yaml"), 0o600.into()).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", path("link.yaml")).unwrap();
+        for name in ["fifo.yaml", "link.yaml"] {
+            let claimed = inbox.take(OsStr::new(name), RunId(uuid::Uuid::now_v7())).unwrap();
+            assert!(read_claimed(&claimed).is_err(), "{name}");
+        }
+        std::fs::write(path("good.yaml"), "a: 1").unwrap();
+        let claimed = inbox.take(OsStr::new("good.yaml"), RunId(uuid::Uuid::now_v7())).unwrap();
+        assert_eq!(read_claimed(&claimed).unwrap(), "a: 1");
+    }
+
+    #[test]
+    fn what_is_nobodys_is_not_a_task() {
+        for name in [".a.yaml", "a.yaml~", "a.tmp", "a.yaml.part", "a.json", "yaml", ".yaml", "a.YAML"] {
+            assert!(!is_task_name(OsStr::new(name)), "{name}");
+        }
+        for name in ["a.yaml", "a.yml", "-rf.yaml", "..yaml.yaml"] {
+            assert_eq!(is_task_name(OsStr::new(name)), !name.starts_with('.'), "{name}");
+        }
     }
 
     #[test]

@@ -3,8 +3,13 @@
 //! A channel of the daemon is one file (or folder) here and one word in [`CHANNELS`].
 
 pub mod cli;
+pub mod drawing;
+pub mod envelope;
 pub mod inbox;
+pub mod lines;
 mod telegram;
+pub mod web;
+pub mod webhook;
 pub mod words;
 
 use std::sync::Arc;
@@ -37,4 +42,4 @@ pub trait Channel: Send + Sync {
 pub type OpenChannel = fn(&App) -> Result<Option<Box<dyn Channel>>, Error>;
 
 /// Every channel of the daemon.
-pub const CHANNELS: &[OpenChannel] = &[telegram::open];
+pub const CHANNELS: &[OpenChannel] = &[inbox::open, web::open, webhook::open, telegram::open];

@@ -3,6 +3,8 @@
 
 use serde::Serialize;
 
+pub use crate::templates::fill;
+
 /// A language that people are spoken to in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -56,24 +58,6 @@ impl Lang {
     }
 }
 
-/// Puts values where a text has `{name}`; a value is never looked at again.
-pub fn fill(text: &str, values: &[(&str, &str)]) -> String {
-    let mut out = String::with_capacity(text.len() + 16);
-    let mut rest = text;
-    while let Some(open) = rest.find('{') {
-        let Some(close) = rest[open..].find('}').map(|close| open + close) else { break };
-        out.push_str(&rest[..open]);
-        let name = &rest[open + 1..close];
-        match values.iter().find(|(known, _)| *known == name) {
-            Some((_, value)) => out.push_str(value),
-            None => out.push_str(&rest[open..=close]),
-        }
-        rest = &rest[close + 1..];
-    }
-    out.push_str(rest);
-    out
-}
-
 macro_rules! words {
     ($($key:ident: $english:literal, $spanish:literal;)*) => {
         /// Every text, by its name.
@@ -97,6 +81,21 @@ words! {
     status_failed: "failed", "falló";
     status_aborted: "stopped", "detenido";
 
+    // How a step stands.
+    state_pending: "pending", "pendiente";
+    state_running: "running", "en marcha";
+    state_waiting: "waiting", "esperando";
+    state_succeeded: "done", "hecho";
+    state_failed: "failed", "falló";
+    state_skipped: "skipped", "omitido";
+    state_cancelled: "cancelled", "cancelado";
+
+    // What a run needs of someone.
+    need_approval: "plan to approve", "plan por aprobar";
+    need_answer: "question", "pregunta";
+    need_budget: "needs budget", "falta presupuesto";
+    need_look: "failed", "falló";
+
     // What a person can do.
     approve: "Approve", "Aprobar";
     approve_revision: "Approve revision {n}", "Aprobar la revisión {n}";
@@ -106,6 +105,136 @@ words! {
     abort: "Abort", "Abortar";
     retry: "Retry", "Reintentar";
     open: "Open", "Abrir";
+
+    // What is said once it was done.
+    said_approve: "Approved. Work begins.", "Aprobado. El trabajo comienza.";
+    said_revise: "Sent. The planner is making another revision.", "Enviado. El planificador prepara otra revisión.";
+    said_reject: "Rejected. The run ends here.", "Rechazado. La ejecución termina aquí.";
+    said_answer: "Answered. The run goes on.", "Respondido. La ejecución continúa.";
+    said_abort: "Stopping. What runs is being put down.", "Deteniendo. Se está cerrando lo que corre.";
+    said_retry: "Trying again. Finished steps are kept.", "Reintentando. Se conserva lo que ya terminó.";
+
+    // Pages: the frame.
+    skip: "Skip to content", "Saltar al contenido";
+    menu: "Menu", "Menú";
+    inbox: "Inbox", "Bandeja";
+    new_task: "New task", "Nueva tarea";
+    pipelines: "Pipelines", "Pipelines";
+    doctor: "Doctor", "Diagnóstico";
+    sign_out: "Sign out", "Salir";
+    other_language: "Español", "English";
+    cannot: "That did not work", "No se pudo";
+    to_inbox: "To the inbox", "A la bandeja";
+    no_page: "There is no page here.", "Aquí no hay ninguna página.";
+    may_not: "Your role does not allow this.", "Tu rol no permite esto.";
+    not_our_page: "This did not come from a page of ours. Load the page again.", "Esto no vino de una página nuestra. Vuelve a cargar la página.";
+    no_such_word: "A run knows no such word.", "Una ejecución no conoce esa orden.";
+
+    // Pages: signing in.
+    sign_in: "Sign in", "Entrar";
+    sign_in_here: "Sign in on this device", "Entrar en este dispositivo";
+    token: "Token", "Token";
+    token_about: "The owner's token is in the file “token” of devo's home. `devo login-link` prints a link that does this for you.", "El token del dueño está en el archivo «token» de la carpeta de devo. `devo login-link` imprime un enlace que lo hace por ti.";
+    user: "User", "Usuario";
+    password: "Password", "Contraseña";
+    link_about: "This link signs this browser in. It works once, for ten minutes.", "Este enlace inicia sesión en este navegador. Funciona una vez, durante diez minutos.";
+    link_over: "This link was used already, or its ten minutes are over. Make another with `devo login-link`.", "Este enlace ya se usó, o pasaron sus diez minutos. Crea otro con `devo login-link`.";
+    wrong_credentials: "Nobody was recognised by that.", "Nadie fue reconocido con eso.";
+    too_many_tries: "Too many tries from this address. Wait a minute.", "Demasiados intentos desde esta dirección. Espera un minuto.";
+
+    // Pages: lists.
+    needs_me: "Needs me", "Me necesita";
+    needs_nothing: "Nothing needs you now.", "Nada te necesita ahora.";
+    running: "Running", "En marcha";
+    nothing_runs: "Nothing is running.", "No hay nada en marcha.";
+    recent: "Recent", "Recientes";
+    nothing_yet: "Nothing was done yet.", "Todavía no se ha hecho nada.";
+    and_more: "… and {n} more", "… y {n} más";
+    ago: "{age} ago", "hace {age}";
+
+    // Pages: a new task.
+    what_to_do: "What is to be done?", "¿Qué hay que hacer?";
+    task_about: "A plan comes first; nothing is changed before it is approved.", "Primero viene un plan; nada se cambia antes de aprobarlo.";
+    repo: "Repository", "Repositorio";
+    pipeline: "Pipeline", "Pipeline";
+    choose: "Choose", "Elegir";
+    required: "(required)", "(obligatorio)";
+    submit: "Submit", "Enviar";
+    no_pipelines: "This home has no valid pipeline. `devo validate` says why.", "Esta carpeta no tiene ningún pipeline válido. `devo validate` dice por qué.";
+    has_problems: "This file has mistakes:", "Este archivo tiene errores:";
+
+    // Pages: a run.
+    run: "Run", "Ejecución";
+    task: "Task", "Tarea";
+    plan: "Plan", "Plan";
+    revision: "revision", "revisión";
+    changed_in: "What changed in revision {n}", "Qué cambió en la revisión {n}";
+    older_revisions: "Earlier changes", "Cambios anteriores";
+    open_questions: "Open questions", "Preguntas abiertas";
+    open_questions_about: "Answer them with “Revise”.", "Respóndelas con «Corregir».";
+    criteria: "Done when", "Terminado cuando";
+    risks: "Risks", "Riesgos";
+    assumptions: "Assumptions", "Supuestos";
+    out_of_scope: "Left out", "Fuera de alcance";
+    tests_may_change: "Tests that may change", "Pruebas que pueden cambiar";
+    verified_by: "Checked by", "Se comprueba con";
+    file_create: "new", "nuevo";
+    file_modify: "changes", "cambia";
+    file_delete: "goes", "se borra";
+    estimate: "Estimate:", "Estimación:";
+    on: "on", "sobre";
+    approved_by: "Revision {n} approved by {who} ({channel})", "Revisión {n} aprobada por {who} ({channel})";
+    revise_label: "What should be different?", "¿Qué debería ser distinto?";
+    reject_label: "Why? (optional)", "¿Por qué? (opcional)";
+    reject_now: "Reject, and end the run", "Rechazar y terminar la ejecución";
+    question: "Question", "Pregunta";
+    your_answer: "Your answer", "Tu respuesta";
+    budget_label: "What to add: dollars (2) or tokens (500000 tokens)", "Qué añadir: dólares (2) o tokens (500000 tokens)";
+    step_failed: "Step “{step}” failed", "Falló el paso «{step}»";
+    why_ended: "Why it ended", "Por qué terminó";
+    step: "Step", "Paso";
+    steps: "Steps", "Pasos";
+    step_of: "step {n} of {m}", "paso {n} de {m}";
+    round: "round", "vuelta";
+    attempt: "attempt", "intento";
+    not_begun: "It has not begun.", "Aún no ha empezado.";
+    graph: "Graph", "Grafo";
+    graph_alt: "The steps and what each needs, as a drawing of the list above", "Los pasos y lo que cada uno necesita: un dibujo de la lista de arriba";
+    result: "Result", "Resultado";
+    from: "from", "desde";
+    see_changes: "See the changes", "Ver los cambios";
+    open_branch: "Open the branch", "Abrir la rama";
+    compare: "Compare", "Comparar";
+    log: "Log", "Registro";
+    more_lines: "More of the log", "Más del registro";
+    last_lines: "The last {n} lines; `devo logs` has all.", "Las últimas {n} líneas; `devo logs` las tiene todas.";
+    no_lines: "Nothing was said.", "No se dijo nada.";
+    all_steps: "all steps", "todos los pasos";
+    show: "Show", "Mostrar";
+    details: "Details", "Detalles";
+    sandbox: "Sandbox", "Sandbox";
+    started: "Started", "Comenzó";
+    abort_about: "What runs is stopped. The branch and the files stay as they are; the run can be retried later.", "Se detiene lo que corre. La rama y los archivos quedan como están; se puede reintentar después.";
+    abort_now: "Abort this run", "Abortar esta ejecución";
+    back_to_run: "the run", "la ejecución";
+
+    // Pages: what a run changed.
+    changes: "Changes", "Cambios";
+    files_changed: "{n} files", "{n} archivos";
+    too_long: "Too long for a page:", "Demasiado largo para una página:";
+    comment: "Comment on this file", "Comentar este archivo";
+    comment_revise: "Send as a revision", "Enviar como corrección";
+    comment_task: "Begin a task with it", "Empezar una tarea con esto";
+    comment_size: "A comment has some text, and 4000 letters at most.", "Un comentario tiene texto, y 4000 letras como máximo.";
+    no_changes: "Nothing was changed.", "No se cambió nada.";
+    about_run: "About run", "Sobre la ejecución";
+
+    // Pages: what the doctor found.
+    doctor_about: "What is missing here, and the command that mends it.", "Qué falta aquí, y el comando que lo arregla.";
+    check_ok: "ok", "bien";
+    check_warning: "warning", "aviso";
+    check_critical: "missing", "falta";
+    check_skipped: "not tried", "sin probar";
 }
 
 #[cfg(test)]

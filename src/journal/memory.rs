@@ -47,6 +47,11 @@ pub(super) fn encode(event: &Event) -> Result<String, JournalError> {
     Ok(text)
 }
 
+fn row((id, events, summary): &(RunId, Vec<Event>, Summary)) -> RunRow {
+    let (first, last) = (&events[0], &events[events.len() - 1]);
+    RunRow { id: *id, created_at: first.at, updated_at: last.at, summary: summary.clone() }
+}
+
 /// Kept values as JSON; refuses what is too large to keep.
 pub(super) fn encode_kept(
     changes: Vec<(String, Option<Value>)>,
@@ -113,15 +118,15 @@ impl Journal for MemoryJournal {
     }
 
     async fn runs(&self, limit: usize) -> Result<Vec<RunRow>, JournalError> {
-        Ok(self.with(|inner| {
-            let row = |(id, events, summary): &(RunId, Vec<Event>, Summary)| RunRow {
-                id: *id,
-                created_at: events[0].at,
-                updated_at: events[events.len() - 1].at,
-                summary: summary.clone(),
-            };
-            inner.runs.iter().rev().take(limit).map(row).collect()
-        }))
+        Ok(self.with(|inner| inner.runs.iter().rev().take(limit).map(row).collect()))
+    }
+
+    async fn open_rows(&self) -> Result<Vec<RunRow>, JournalError> {
+        Ok(self.with(|inner| inner.runs.iter().filter(|(_, _, s)| !s.ended).map(row).collect()))
+    }
+
+    async fn row(&self, run: RunId) -> Result<Option<RunRow>, JournalError> {
+        Ok(self.with(|inner| inner.runs.iter().find(|(id, _, _)| *id == run).map(row)))
     }
 
     async fn open_runs(&self) -> Result<Vec<RunId>, JournalError> {

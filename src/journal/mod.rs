@@ -100,6 +100,10 @@ pub trait Journal: Send + Sync {
     async fn runs(&self, limit: usize) -> Result<Vec<RunRow>, JournalError>;
     /// Runs that have not ended, oldest first.
     async fn open_runs(&self) -> Result<Vec<RunId>, JournalError>;
+    /// The same, with what lists show of them.
+    async fn open_rows(&self) -> Result<Vec<RunRow>, JournalError>;
+    /// What lists show of one run; `None` for an unknown one.
+    async fn row(&self, run: RunId) -> Result<Option<RunRow>, JournalError>;
     /// The runs whose id begins with `text` or whose short id begins with it, newest first, at most 5.
     async fn find(&self, text: &str) -> Result<Vec<RunId>, JournalError>;
     /// Stores bytes; the answer is `sha256:…`, the same for the same bytes.
@@ -363,6 +367,9 @@ mod suite {
         assert_eq!(rows[1].updated_at, Timestamp(1_004));
         assert_eq!(journal.runs(1).await.unwrap().len(), 1);
         assert_eq!(journal.open_runs().await.unwrap(), [run(2)]);
+        assert_eq!(journal.open_rows().await.unwrap(), rows[..1]);
+        assert_eq!(journal.row(run(1)).await.unwrap(), Some(rows[1].clone()));
+        assert_eq!(journal.row(run(99)).await.unwrap(), None);
         assert_eq!(journal.find("0193b2c0").await.unwrap().len(), 2);
         assert_eq!(journal.find("00000001").await.unwrap(), [run(1)]);
         assert!(journal.find("zz").await.unwrap().is_empty());

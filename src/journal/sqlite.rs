@@ -173,6 +173,30 @@ impl SqliteJournal {
     }
 }
 
+impl SqliteJournal {
+    /// Rows of the table of runs, chosen by a clause of ours with one parameter.
+    async fn rows(
+        &self,
+        clause: &'static str,
+        parameter: impl rusqlite::ToSql + Send + 'static,
+    ) -> Result<Vec<RunRow>, JournalError> {
+        self.read(move |connection| {
+            let select = format!("SELECT id, created_at, updated_at, summary FROM runs {clause}");
+            let mut select = connection.prepare_cached(&select)?;
+            let rows = select.query_map([parameter], |row| {
+                Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?, row.get::<_, String>(3)?))
+            })?;
+            rows.map(|row| {
+                let (id, created, updated, summary) = row?;
+                let (created_at, updated_at) = (Timestamp(created), Timestamp(updated));
+                Ok(RunRow { id: run_id(&id)?, created_at, updated_at, summary: decode(&summary)? })
+            })
+            .collect()
+        })
+        .await
+    }
+}
+
 impl Drop for SqliteJournal {
     fn drop(&mut self) {
         drop(self.writer.get_mut().ok().and_then(Option::take));
@@ -374,21 +398,16 @@ impl Journal for SqliteJournal {
     }
 
     async fn runs(&self, limit: usize) -> Result<Vec<RunRow>, JournalError> {
-        self.read(move |connection| {
-            let mut select = connection.prepare_cached(
-                "SELECT id, created_at, updated_at, summary FROM runs ORDER BY created_at DESC, id DESC LIMIT ?1",
-            )?;
-            let rows = select.query_map([limit as i64], |row| {
-                Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?, row.get::<_, String>(3)?))
-            })?;
-            rows.map(|row| {
-                let (id, created, updated, summary) = row?;
-                let (created_at, updated_at) = (Timestamp(created), Timestamp(updated));
-                Ok(RunRow { id: run_id(&id)?, created_at, updated_at, summary: decode(&summary)? })
-            })
-            .collect()
-        })
-        .await
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.rows("ORDER BY created_at DESC, id DESC LIMIT ?1", limit).await
+    }
+
+    async fn open_rows(&self) -> Result<Vec<RunRow>, JournalError> {
+        self.rows("WHERE ended = 0 AND ?1 ORDER BY created_at", 1).await
+    }
+
+    async fn row(&self, run: RunId) -> Result<Option<RunRow>, JournalError> {
+        Ok(self.rows("WHERE id = ?1", run.to_string()).await?.pop())
     }
 
     async fn open_runs(&self) -> Result<Vec<RunId>, JournalError> {

@@ -1,8 +1,14 @@
 //! End-to-end tests: the built binary, real git, real sandboxes, models behind a local fake of their wire formats.
 
 mod bad_input;
+mod concurrent;
+mod daemon;
 mod demo;
 mod fake;
+mod gc;
+mod grants;
+mod http;
+mod inbox;
 mod kills;
 mod language;
 mod layers;
@@ -11,4 +17,5 @@ mod signals;
 mod telegram;
 mod telegram_fake;
 mod telegram_html;
+mod web;
 mod world;

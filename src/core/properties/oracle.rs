@@ -467,6 +467,9 @@ impl Oracle {
             Some((Ending::Aborted, _)) => return Status::Aborted,
             None => {}
         }
+        if (0..graph.len()).all(|at| state.step(at).attempt == 0) {
+            return Status::Queued;
+        }
         let asks = state.waiting().any(|(_, question)| question.kind == QuestionKind::Approval);
         let has = |wanted| graph.nodes().any(|node| node.authority == wanted);
         if asks && !state.going_back() {

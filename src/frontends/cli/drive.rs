@@ -10,24 +10,25 @@ use tokio_util::sync::CancellationToken;
 
 use super::ask::{self, Lines, Wish};
 use super::follow::Follower;
+use super::hands::Hands;
 use super::progress::Progress;
 use super::{Cx, show, shown};
 use crate::core::event::{QuestionKind, Who};
 use crate::core::id::RunId;
-use crate::core::request::{Request, Signal};
-use crate::engine::{Answer, Clock, Engine, Notice, Stopped, Until};
+use crate::core::request::Signal;
+use crate::engine::{Clock, Notice, Stopped, Until};
 use crate::error::{Error, Exit};
 use crate::journal::Journal;
 
 /// Between two looks at the time for the progress.
 const TICK: Duration = Duration::from_millis(500);
 
-/// A run to drive.
-pub struct Job {
+/// A run to drive or to watch.
+pub struct Job<'a> {
     /// Which.
     pub run: RunId,
     /// Who drives.
-    pub engine: Arc<Engine>,
+    pub hands: Hands<'a>,
     /// Where it is recorded.
     pub journal: Arc<dyn Journal>,
     /// The run's folder.
@@ -72,18 +73,24 @@ pub fn stop_on_signals() -> Result<CancellationToken, Error> {
 }
 
 /// Drives until the run ends, waits for a person who is not here, or is interrupted; shows the result.
-pub async fn drive(cx: &Cx, job: Job, stop: CancellationToken) -> Result<Exit, Error> {
+pub async fn drive(cx: &Cx, job: Job<'_>, stop: CancellationToken) -> Result<Exit, Error> {
     let done = CancellationToken::new();
-    let serving = tokio::spawn(job.engine.clone().serve_posted(done.clone()));
+    let serving = match &job.hands {
+        Hands::Here(engine) => Some(tokio::spawn(engine.clone().serve_posted(done.clone()))),
+        Hands::Daemon(_) => None,
+    };
     let driven = to_the_end(cx, job, &stop).await;
     done.cancel();
-    // It only loops and logs; it has nothing to report.
-    let _ = serving.await;
+    if let Some(serving) = serving {
+        // It only loops and logs; it has nothing to report.
+        let _ = serving.await;
+    }
     driven
 }
 
-async fn to_the_end(cx: &Cx, job: Job, stop: &CancellationToken) -> Result<Exit, Error> {
-    let Job { run, engine, journal, run_dir, feed, watch, yes } = job;
+async fn to_the_end(cx: &Cx, job: Job<'_>, stop: &CancellationToken) -> Result<Exit, Error> {
+    let Job { run, hands, journal, run_dir, feed, watch, yes } = job;
+    let here = matches!(hands, Hands::Here(_));
     let progress = Progress::new(&cx.err, cx.quiet, cx.verbose);
     let stream = cx.json.then_some(&cx.out);
     let mut follower = Follower::start(run, journal.clone(), feed, stream, progress).await?;
@@ -95,11 +102,11 @@ async fn to_the_end(cx: &Cx, job: Job, stop: &CancellationToken) -> Result<Exit,
         if until == Until::Ended {
             say_what_is_waited_for(cx, &mut follower, &run_dir);
         }
-        let stopped = drive_once(cx, &engine, run, until, stop, &mut follower, &run_dir, clock).await?;
+        let stopped = drive_once(cx, &hands, run, until, stop, &mut follower, &run_dir, clock).await?;
         follower.catch_up().await?;
         follower.progress.rest();
         if stopped == Stopped::Interrupted || (stopped == Stopped::PersonNeeded && stop.is_cancelled()) {
-            return interrupted(cx, &journal, run).await;
+            return interrupted(cx, &journal, run, here).await;
         }
         if stopped == Stopped::Ended {
             break;
@@ -111,7 +118,7 @@ async fn to_the_end(cx: &Cx, job: Job, stop: &CancellationToken) -> Result<Exit,
             shown::remember(&run_dir, plan);
             follower.progress.line(&format!("\n{}", show::plan(&cx.err.screen, plan)));
             let signal = Signal::Approve { plan_hash: plan.hash.clone(), note: Some("--yes".to_owned()) };
-            send(cx, &engine, run, signal).await?;
+            send(cx, &hands, run, signal).await?;
             follower.catch_up().await?;
             until = if watch && lines.is_none() { Until::Ended } else { Until::PersonNeeded };
             continue;
@@ -141,13 +148,13 @@ async fn to_the_end(cx: &Cx, job: Job, stop: &CancellationToken) -> Result<Exit,
             }
             () = stop.cancelled() => {
                 cx.err.line("");
-                return interrupted(cx, &journal, run).await;
+                return interrupted(cx, &journal, run, here).await;
             }
         };
         match wish {
             None => cx.err.line("\nanswered elsewhere; going on"),
             Some(Wish::Leave) => break,
-            Some(Wish::Send(signal)) => send(cx, &engine, run, signal).await?,
+            Some(Wish::Send(signal)) => send(cx, &hands, run, signal).await?,
         }
         follower.catch_up().await?;
     }
@@ -159,7 +166,7 @@ async fn to_the_end(cx: &Cx, job: Job, stop: &CancellationToken) -> Result<Exit,
 #[expect(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
 async fn drive_once(
     cx: &Cx,
-    engine: &Arc<Engine>,
+    hands: &Hands<'_>,
     run: RunId,
     until: Until,
     stop: &CancellationToken,
@@ -167,10 +174,18 @@ async fn drive_once(
     run_dir: &Path,
     clock: Clock,
 ) -> Result<Stopped, Error> {
-    // A task of its own: a reader of our output that stops reading must not stop the run.
-    let task = {
-        let (engine, stop) = (engine.clone(), stop.clone());
-        tokio::spawn(async move { engine.drive(run, until, stop).await })
+    let task = async {
+        match hands {
+            // A task of its own: a reader of our output that stops reading must not stop the run.
+            Hands::Here(engine) => {
+                let (engine, stop) = (engine.clone(), stop.clone());
+                match tokio::spawn(async move { engine.drive(run, until, stop).await }).await {
+                    Ok(stopped) => Ok(stopped?),
+                    Err(error) => Err(Error::bug(format!("the engine stopped: {error}"))),
+                }
+            }
+            Hands::Daemon(watch) => watch.until(until, stop.clone()).await,
+        }
     };
     tokio::pin!(task);
     let mut tick = tokio::time::interval(TICK);
@@ -179,11 +194,9 @@ async fn drive_once(
     loop {
         let seq = follower.seq();
         tokio::select! {
-            joined = &mut task => {
-                return match joined {
-                    Ok(stopped) => Ok(stopped?),
-                    Err(error) => Err(Error::bug(format!("the engine stopped: {error}"))),
-                };
+            stopped = &mut task => {
+                follower.drain()?;
+                return stopped;
             }
             next = follower.next() => {
                 next?;
@@ -194,7 +207,9 @@ async fn drive_once(
             _ = tick.tick() => follower.tick(clock.now()),
             () = stop.cancelled(), if !told_stop => {
                 told_stop = true;
-                follower.progress.line("stopping: what runs is being ended; once more to leave at once");
+                if matches!(hands, Hands::Here(_)) {
+                    follower.progress.line("stopping: what runs is being ended; once more to leave at once");
+                }
             }
         }
     }
@@ -250,19 +265,24 @@ fn say_what_is_waited_for(cx: &Cx, follower: &mut Follower<'_>, run_dir: &Path) 
 }
 
 /// Sends a person's word; a refusal is shown and the person asked again.
-async fn send(cx: &Cx, engine: &Engine, run: RunId, signal: Signal) -> Result<(), Error> {
-    if let Answer::Refused(refused) = engine.submit(run, Request { signal, who: who() }).await? {
+async fn send(cx: &Cx, hands: &Hands<'_>, run: RunId, signal: Signal) -> Result<(), Error> {
+    if let Some(refused) = hands.submit(run, signal).await? {
         cx.err.write(&Error::from(refused).to_text());
     }
     Ok(())
 }
 
-async fn interrupted(cx: &Cx, journal: &Arc<dyn Journal>, run: RunId) -> Result<Exit, Error> {
+async fn interrupted(cx: &Cx, journal: &Arc<dyn Journal>, run: RunId, here: bool) -> Result<Exit, Error> {
     if cx.json {
         let doc = crate::engine::document(journal.as_ref(), run).await?;
         cx.out.line(&json!({"event": "result", "run": doc}).to_string());
     }
-    cx.err.line(&format!("interrupted; the run goes on with: {} resume {}", cx.devo, run.short()));
+    let (devo, short) = (&cx.devo, run.short());
+    cx.err.line(&if here {
+        format!("interrupted; the run goes on with: {devo} resume {short}")
+    } else {
+        format!("left; the daemon goes on with the run. Follow it again with: {devo} resume {short}; end it with: {devo} abort {short}")
+    });
     Ok(Exit::Interrupted)
 }
 

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -17,6 +16,7 @@ use crate::core::state::RunState;
 use crate::core::time::Timestamp;
 use crate::engine::{EngineError, Notice};
 use crate::error::Error;
+use crate::frontends::envelope::envelope;
 use crate::journal::Journal;
 
 /// Follows one run.
@@ -59,26 +59,43 @@ impl<'a> Follower<'a> {
     /// Waits for the next thing that happens and tells it. Safe to drop while it waits.
     pub async fn next(&mut self) -> Result<(), Error> {
         match self.feed.recv().await {
-            Ok(Notice::Event { run, event }) if run == self.run => {
-                let seq = self.seq();
-                if event.seq == seq + 1 {
-                    self.take(&event)?;
-                } else if event.seq > seq {
+            Ok(notice) => {
+                if self.notice(notice)? {
                     self.catch_up().await?;
                 }
             }
-            Ok(Notice::Line { run, step, stream, text }) if run == self.run => {
-                self.progress.log(&step, stream, &text);
-            }
-            Ok(Notice::Paused { run, why }) if run == self.run => {
-                self.progress.line(&format!("paused: {}", crate::secrets::printable(&why)));
-            }
-            Ok(_) => {}
             Err(RecvError::Lagged(_)) => self.catch_up().await?,
             // The engine has gone; the journal tells the rest, and whoever asked will stop asking.
             Err(RecvError::Closed) => std::future::pending().await,
         }
         Ok(())
+    }
+
+    /// Tells what has come already; what the feed lost is in the journal.
+    pub fn drain(&mut self) -> Result<(), Error> {
+        while let Ok(notice) = self.feed.try_recv() {
+            self.notice(notice)?;
+        }
+        Ok(())
+    }
+
+    /// Tells a notice; says whether events before it are missing.
+    fn notice(&mut self, notice: Notice) -> Result<bool, Error> {
+        match notice {
+            Notice::Event { run, event } if run == self.run => {
+                let seq = self.seq();
+                if event.seq == seq + 1 {
+                    self.take(&event)?;
+                }
+                return Ok(event.seq > seq + 1);
+            }
+            Notice::Line { run, step, stream, text } if run == self.run => self.progress.log(&step, stream, &text),
+            Notice::Paused { run, why } if run == self.run => {
+                self.progress.line(&format!("paused: {}", crate::secrets::printable(&why)));
+            }
+            _ => {}
+        }
+        Ok(false)
     }
 
     /// Tells everything that the journal has and that was not told.
@@ -138,17 +155,4 @@ impl<'a> Follower<'a> {
             self.progress.event(event, graph, state);
         }
     }
-}
-
-/// An event as the contract's envelope: `event` first, then the run's id where it begins, `seq`, `at`, and the rest.
-pub fn envelope(event: &Event) -> Value {
-    let Ok(Value::Object(mut fields)) = serde_json::to_value(event) else { unreachable!("an event is a JSON object") };
-    let mut ordered = Map::new();
-    for name in ["event", "task_id", "seq", "at", "step"] {
-        if let Some(value) = fields.shift_remove(name) {
-            ordered.insert(name.to_owned(), value);
-        }
-    }
-    ordered.extend(fields);
-    Value::Object(ordered)
 }

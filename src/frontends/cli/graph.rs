@@ -10,6 +10,7 @@ use super::{Cx, Entry, Group, parsed};
 use crate::app;
 use crate::core::graph::{Graph, OnFailure};
 use crate::error::{Error, Exit};
+use crate::frontends::drawing::{depths, svg, ways_back};
 
 pub const ENTRY: Entry = Entry {
     name: "graph",
@@ -39,9 +40,6 @@ enum Format {
 }
 
 fn graph(cx: &Cx, args: &Args) -> Result<Exit, Error> {
-    if args.format == Format::Svg {
-        return Err(Error::unavailable("`--format svg`").hint("--format dot, and then: dot -Tsvg"));
-    }
     let graph = app::outline(&cx.settings, &args.file)?;
     if cx.json {
         let nodes: Vec<_> = graph.nodes().collect();
@@ -52,27 +50,10 @@ fn graph(cx: &Cx, args: &Args) -> Result<Exit, Error> {
         Format::Text => text(&graph),
         Format::Mermaid => mermaid(&graph),
         Format::Dot => dot(&graph),
-        Format::Svg => unreachable!("refused above"),
+        Format::Svg => svg(&graph, None),
     };
     cx.out.write(&drawn);
     Ok(Exit::Completed)
-}
-
-/// How deep each step lies: steps of one depth may run side by side.
-fn depths(graph: &Graph) -> Vec<usize> {
-    let mut left: Vec<usize> = (0..graph.len()).map(|at| graph.needs(at).count()).collect();
-    let mut depth = vec![0; graph.len()];
-    let mut ready: std::collections::VecDeque<usize> = (0..graph.len()).filter(|at| left[*at] == 0).collect();
-    while let Some(at) = ready.pop_front() {
-        for next in graph.dependents(at) {
-            depth[next] = depth[next].max(depth[at] + 1);
-            left[next] -= 1;
-            if left[next] == 0 {
-                ready.push_back(next);
-            }
-        }
-    }
-    depth
 }
 
 /// A line per step, in an order in which they could run.
@@ -142,16 +123,6 @@ fn dot(graph: &Graph) -> String {
     }
     out.push_str("}\n");
     out
-}
-
-fn ways_back(graph: &Graph, at: usize) -> Vec<(usize, &'static str)> {
-    let node = graph.node(at);
-    let rewind = match &node.on_failure {
-        OnFailure::Rewind { to, .. } => graph.find(to).map(|to| (to, "failure")),
-        _ => None,
-    };
-    let revise = node.revise.as_ref().and_then(|to| graph.find(to)).map(|to| (to, "revise"));
-    rewind.into_iter().chain(revise).collect()
 }
 
 #[cfg(test)]

@@ -14,13 +14,16 @@ mod drive;
 mod follow;
 mod gc;
 mod graph;
+mod hands;
 mod help;
 mod init;
+mod login_link;
 mod logs;
 mod plan;
 mod progress;
 mod prompt;
 mod reject;
+mod remote;
 mod resume;
 mod retry;
 mod revise;
@@ -34,6 +37,7 @@ mod signal;
 mod status;
 mod submit;
 mod task;
+mod user;
 mod validate;
 
 use std::ffi::OsString;
@@ -70,10 +74,15 @@ const COMMANDS: &[Entry] = &[
     graph::ENTRY,
     schema::ENTRY,
     prompt::ENTRY,
+    login_link::ENTRY,
+    user::ENTRY,
     gc::ENTRY,
     completions::ENTRY,
     help::ENTRY,
 ];
+
+/// The daemon's command.
+const SERVE: &str = "serve";
 
 /// What a command belongs to, in the help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -264,7 +273,7 @@ fn command() -> Command {
 fn front_page() -> String {
     let mut text = String::from(
         "A development task becomes a plan, and the approved plan a tested, pushed branch.\n\n\
-         Usage: devo [OPTIONS] COMMAND …\n\n",
+         Usage: devo [OPTIONS] COMMAND …\n",
     );
     for (group, title) in GROUPS {
         text.push_str(title);
@@ -293,8 +302,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Err(error) => return refuse(&error, json),
     };
     let cx = Cx::new(&matches);
-    log_to_stderr(cx.verbose);
     let (name, matches) = matches.subcommand().expect("clap requires a command");
+    // The daemon has a log of its own.
+    if name != SERVE {
+        log_to_stderr(cx.verbose);
+    }
     let entry = COMMANDS.iter().find(|entry| entry.name == name).expect("clap knows only these");
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (entry.run)(&cx, matches)));
     match ended {

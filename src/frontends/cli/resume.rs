@@ -3,12 +3,13 @@
 use clap::Args as _;
 
 use super::drive::{Job, drive, stop_on_signals, who};
+use super::hands::Hands;
 use super::run::{WatchArgs, start};
-use super::{Cx, Entry, Group, parsed};
-use crate::app::{App, TaskRequest, TaskSource};
+use super::{Cx, Entry, Group, parsed, remote};
+use crate::app::{App, Owned, Owner, TaskRequest, TaskSource};
 use crate::core::id::RunId;
 use crate::error::{Error, Exit};
-use crate::frontends::inbox::read_task;
+use crate::frontends::inbox::{Aside, read_task};
 
 pub const ENTRY: Entry = Entry {
     name: "resume",
@@ -33,24 +34,33 @@ fn resume(cx: &Cx, args: &Args) -> Result<Exit, Error> {
     cx.wait_on_all_cores(async {
         let run = app.resolve_run(&args.run).await?;
         let watch = args.watch.stays();
-        if app.journal.events(run, 0).await?.is_empty() {
-            return start_submitted(cx, &app, run, watch).await;
+        // The lock first: two that resume the same task must not both have it.
+        let owned = match app.owner(&format!("devo resume {}", run.short()))? {
+            Owner::Here(owned) => owned,
+            // It drives every open run, and takes what is submitted.
+            Owner::Daemon(_) => {
+                let submitted = app.journal.row(run).await?.is_none();
+                let run = if submitted { remote::accepted(cx, &app, run).await? } else { run };
+                return remote::follow(cx, &app, run, watch, !submitted).await;
+            }
+        };
+        if app.journal.row(run).await?.is_none() {
+            return start_submitted(cx, &app, owned, run, watch).await;
         }
         if let Some(queued) = app.inbox.find(run) {
             // Whoever claimed it died between the acceptance and putting the file away.
             app.inbox.done(&app.inbox.claim(queued.id)?)?;
         }
-        go_on(cx, &app, run, watch).await
+        go_on(cx, &app, owned, run, watch).await
     })
 }
 
 /// Drives a run that the journal has.
-pub async fn go_on(cx: &Cx, app: &App, run: RunId, watch: bool) -> Result<Exit, Error> {
-    let owned = app.engine(&format!("devo resume {}", run.short()))?;
+async fn go_on(cx: &Cx, app: &App, owned: Owned, run: RunId, watch: bool) -> Result<Exit, Error> {
     let stop = stop_on_signals()?;
     let job = Job {
         run,
-        engine: owned.engine.clone(),
+        hands: Hands::Here(owned.engine.clone()),
         journal: app.journal.clone(),
         run_dir: app.run_dir(run),
         feed: owned.engine.subscribe(),
@@ -63,15 +73,15 @@ pub async fn go_on(cx: &Cx, app: &App, run: RunId, watch: bool) -> Result<Exit, 
 }
 
 /// Takes a task out of the inbox: it becomes a run, or is rejected with the reason beside it.
-async fn start_submitted(cx: &Cx, app: &App, run: RunId, watch: bool) -> Result<Exit, Error> {
-    // The lock first: two that resume the same task must not both have it.
-    let owned = app.engine(&format!("devo resume {}", run.short()))?;
+async fn start_submitted(cx: &Cx, app: &App, owned: Owned, run: RunId, watch: bool) -> Result<Exit, Error> {
     let claimed = app.inbox.claim(run)?;
-    let name = claimed.display().to_string();
-    let prepared = match read_task(&claimed) {
+    let name = claimed.name.to_string_lossy().into_owned();
+    let prepared = match read_task(&claimed.path) {
         Ok(text) => {
             let source = TaskSource::File { name, text };
-            app.new_run(TaskRequest { source, id: Some(run), cassette: None, who: who() }).await
+            let aside = Aside::of(app, run).await?.unwrap_or_default();
+            let who = aside.who.unwrap_or_else(who);
+            app.new_run(TaskRequest { source, id: Some(run), cassette: aside.cassette, who }).await
         }
         Err(error) => Err(error),
     };

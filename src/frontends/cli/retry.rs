@@ -3,12 +3,16 @@
 use clap::Args as _;
 
 use super::drive::{Job, drive, stop_on_signals, who};
+use super::hands::Hands;
 use super::run::WatchArgs;
-use super::{Cx, Entry, Group, parsed};
+use super::signal::post;
+use super::{Cx, Entry, Group, parsed, remote};
+use crate::app::Owner;
 use crate::core::id::StepId;
 use crate::core::request::{Request, Signal};
 use crate::engine::Answer;
 use crate::error::{Error, Exit};
+use crate::journal::Verdict;
 
 pub const ENTRY: Entry = Entry {
     name: "retry",
@@ -39,16 +43,25 @@ fn retry(cx: &Cx, args: &Args) -> Result<Exit, Error> {
     let app = cx.app()?;
     cx.wait_on_all_cores(async {
         let run = app.resolve_run(&args.run).await?;
-        let owned = app.engine(&format!("devo retry {}", run.short()))?;
+        let request = Request { signal: Signal::Retry { from }, who: who() };
+        let refused = |refused| Err(Error::from(refused).hint(format!("{} status {}", cx.devo, run.short())));
+        let owned = match app.owner(&format!("devo retry {}", run.short()))? {
+            Owner::Here(owned) => owned,
+            Owner::Daemon(_) => {
+                return match post(cx, &app, run, request).await? {
+                    Verdict::Refused(why) => refused(why),
+                    Verdict::Recorded => remote::follow(cx, &app, run, args.watch.stays(), true).await,
+                };
+            }
+        };
         let stop = stop_on_signals()?;
         let feed = owned.engine.subscribe();
-        let request = Request { signal: Signal::Retry { from }, who: who() };
-        if let Answer::Refused(refused) = owned.engine.submit(run, request).await? {
-            return Err(Error::from(refused).hint(format!("{} status {}", cx.devo, run.short())));
+        if let Answer::Refused(why) = owned.engine.submit(run, request).await? {
+            return refused(why);
         }
         let job = Job {
             run,
-            engine: owned.engine.clone(),
+            hands: Hands::Here(owned.engine.clone()),
             journal: app.journal.clone(),
             run_dir: app.run_dir(run),
             feed,

@@ -6,10 +6,11 @@ use clap::Args as _;
 use serde_json::json;
 
 use super::drive::{Job, drive, stop_on_signals};
+use super::hands::Hands;
 use super::screen::{Ink, dollars, duration, tokens};
 use super::task::TaskWords;
-use super::{Cx, Entry, Group, parsed};
-use crate::app::{App, Owned};
+use super::{Cx, Entry, Group, parsed, remote};
+use crate::app::{App, Owned, Owner};
 use crate::core::event::{CassetteUse, RunSpec};
 use crate::error::{Error, Exit};
 use crate::journal::Acceptance;
@@ -52,7 +53,7 @@ pub struct WatchArgs {
     /// Stay until the run ends, also while a person is needed [default]
     #[arg(long, overrides_with = "no_watch")]
     watch: bool,
-    /// Leave when a person is needed, with exit code 3
+    /// Leave when a person is needed, with exit code 3; where a daemon drives, print the run's id and leave
     #[arg(long)]
     no_watch: bool,
 }
@@ -77,9 +78,18 @@ fn run(cx: &Cx, args: &Args) -> Result<Exit, Error> {
             let spec = app.new_run(request).await?;
             return Ok(show_dry(cx, &spec));
         }
+        let (source, cassette) = (request.source.clone(), request.cassette.clone());
         let spec = app.new_run(request).await?;
-        let owned = app.engine(&format!("devo run {}", spec.task_id.short()))?;
-        start(cx, &app, owned, spec, args.watch.stays(), args.yes).await
+        match app.owner(&format!("devo run {}", spec.task_id.short()))? {
+            Owner::Here(owned) => start(cx, &app, owned, spec, args.watch.stays(), args.yes).await,
+            Owner::Daemon(holder) if args.yes => {
+                let message =
+                    format!("`--yes` approves only what this command drives itself, and {holder} owns this home");
+                Err(Error::refused("yes_is_local", message)
+                    .hint("run it without --yes; the plan is shown here and can be approved here"))
+            }
+            Owner::Daemon(_) => remote::run(cx, &app, spec, &source, cassette, args.watch.stays()).await,
+        }
     })
 }
 
@@ -110,7 +120,7 @@ pub async fn start(cx: &Cx, app: &App, owned: Owned, spec: RunSpec, watch: bool,
     }
     let job = Job {
         run,
-        engine: owned.engine.clone(),
+        hands: Hands::Here(owned.engine.clone()),
         journal: app.journal.clone(),
         run_dir: app.run_dir(run),
         feed,

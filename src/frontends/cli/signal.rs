@@ -78,7 +78,7 @@ fn cleans_up(graph: &Graph) -> bool {
 }
 
 /// Posts to the owner of the home and waits for the verdict. The owner may leave meanwhile: then the post is answered here.
-async fn post(cx: &Cx, app: &App, run: RunId, request: Request) -> Result<Verdict, Error> {
+pub async fn post(cx: &Cx, app: &App, run: RunId, request: Request) -> Result<Verdict, Error> {
     let id = app.journal.post(run, request, app.clock.now()).await?;
     let end = Instant::now() + PATIENCE;
     let done = CancellationToken::new();

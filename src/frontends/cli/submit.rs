@@ -3,8 +3,10 @@
 use clap::Args as _;
 use serde_json::json;
 
-use super::task::{TaskWords, file_text};
+use super::remote::portable_text;
+use super::task::TaskWords;
 use super::{Cx, Entry, Group, parsed};
+use crate::engine::HomeLock;
 use crate::error::{Error, Exit};
 
 pub const ENTRY: Entry = Entry {
@@ -26,16 +28,20 @@ struct Args {
 fn submit(cx: &Cx, args: &Args) -> Result<Exit, Error> {
     let request = args.words.request(None)?;
     let app = cx.app()?;
-    let text = file_text(&request.source);
+    let source = request.source.clone();
     // Whoever takes it checks it again; a mistake is better told now.
     let spec = cx.wait(app.new_run(request))?;
     let id = spec.task_id;
-    app.inbox.put(id, &text)?;
+    app.inbox.put(id, &portable_text(&source, &spec))?;
     if cx.json {
         cx.out.line(&json!({"task_id": id, "short_id": id.short(), "status": "QUEUED"}).to_string());
     } else {
         cx.out.line(&id.to_string());
-        cx.note(&format!("it waits in the inbox; run it here with: {} resume {}", cx.devo, id.short()));
+        cx.note(&if HomeLock::holder_lives(&app.home) {
+            format!("it is in the inbox; follow it with: {} resume {}", cx.devo, id.short())
+        } else {
+            format!("it waits in the inbox; run it here with: {} resume {}", cx.devo, id.short())
+        });
     }
     Ok(Exit::Completed)
 }

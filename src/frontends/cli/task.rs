@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use serde_json::{Map, Value, json};
-
 use super::drive::who;
 use crate::app::{TaskRequest, TaskSource};
 use crate::core::event::CassetteUse;
@@ -79,44 +77,9 @@ impl TaskWords {
     }
 }
 
-/// A source as the text of a task file. Words become JSON, which is YAML that no text can break out of.
-pub fn file_text(source: &TaskSource) -> String {
-    match source {
-        TaskSource::File { text, .. } => text.clone(),
-        TaskSource::Words { pipeline, repo, task, inputs } => {
-            let inputs: Map<String, Value> =
-                inputs.iter().map(|(key, value)| (key.clone(), Value::String(value.clone()))).collect();
-            let mut all = json!({"pipeline": pipeline});
-            for (name, value) in [("repo", repo), ("task", task)] {
-                if let Some(value) = value {
-                    all[name] = Value::String(value.clone());
-                }
-            }
-            if !inputs.is_empty() {
-                all["inputs"] = Value::Object(inputs);
-            }
-            format!("{all:#}\n")
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_become_a_file_that_says_the_same() {
-        let source = TaskSource::Words {
-            pipeline: "dev-task".into(),
-            repo: Some("shop".into()),
-            task: Some("a: \"b\"\n- {c}".into()),
-            inputs: vec![("n".into(), "3".into())],
-        };
-        let value: Value = serde_json::from_str(&file_text(&source)).unwrap();
-        assert_eq!(value["task"], "a: \"b\"\n- {c}");
-        assert_eq!(value["inputs"]["n"], "3");
-        assert_eq!(crate::app::task_outline(&file_text(&source)).repo.as_deref(), Some("shop"));
-    }
 
     #[test]
     fn inputs_are_named_once() {

@@ -515,7 +515,7 @@ mod tests {
         assert_eq!(rows, [row("b")]);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn whoever_answers_waits_for_what_is_on_its_way() {
         let book = Book::open(Arc::new(MemoryJournal::default()), "7").await.unwrap();
         let mut page = book.page().await;

@@ -1,19 +1,16 @@
 //! The files that the bot sends: made when they are sent, so that none waits in the journal.
 
-use std::io::{Read as _, Seek as _, SeekFrom};
-use std::path::Path;
+use std::path::PathBuf;
 
 use super::Bot;
 use super::book::File;
 use super::cards;
 use super::words::words;
 use crate::core::id::RunId;
-use crate::engine::Line;
 use crate::error::Error;
+use crate::frontends::lines::Reader;
 use crate::frontends::words::Lang;
 
-/// The most that is sent of one step's log, in bytes, from its end.
-const STEP_MAX: u64 = 2 * 1024 * 1024;
 /// The most that is sent of a log or a diff, in bytes; Telegram takes 50 MB.
 const FILE_MAX: usize = 16 * 1024 * 1024;
 
@@ -36,8 +33,9 @@ impl Bot {
             }
             File::Log { run } => {
                 let folder = self.desk.app.run_dir(*run).join("logs");
-                let text = tokio::task::spawn_blocking(move || log(&folder)).await;
-                let text = cut(text.map_err(|error| Error::bug(error.to_string()))?.into_bytes(), lang);
+                let text = tokio::task::spawn_blocking(move || log(folder)).await;
+                let text = text.map_err(|error| Error::bug(error.to_string()))??;
+                let text = cut(text.into_bytes(), lang);
                 (!text.is_empty()).then(|| (log_name(*run), text))
             }
         })
@@ -58,30 +56,18 @@ fn cut(bytes: Vec<u8>, lang: Lang) -> Vec<u8> {
     kept
 }
 
-/// The kept lines of all steps, by time.
-fn log(folder: &Path) -> String {
-    let mut lines: Vec<Line> = Vec::new();
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.extension().is_some_and(|extension| extension == "jsonl")
-            && let Ok(text) = tail(&path)
-        {
-            lines.extend(text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok()));
+/// The kept lines of all steps, by time; of very long logs the end.
+fn log(folder: PathBuf) -> Result<String, Error> {
+    let mut text = String::new();
+    Reader::new(folder, None).pass(|line| {
+        if text.len() > 2 * FILE_MAX {
+            let from = (text.len() - FILE_MAX..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            text.drain(..from);
         }
-    }
-    lines.sort_by_key(|line| line.at);
-    lines.iter().map(|line| format!("{} {} {}\n", line.at, line.step, line.text)).collect()
-}
-
-fn tail(path: &Path) -> std::io::Result<String> {
-    let mut file = std::fs::File::open(path)?;
-    let size = file.metadata()?.len();
-    if size > STEP_MAX {
-        file.seek(SeekFrom::Start(size - STEP_MAX))?;
-    }
-    let mut bytes = Vec::new();
-    file.take(STEP_MAX).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+        text.push_str(&format!("{} {} {}\n", line.at, line.step, line.text));
+        true
+    })?;
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -89,18 +75,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_all_steps_come_in_order_and_halves_are_left_out() {
-        let dir = tempfile::tempdir().unwrap();
-        let line = |at: &str, step: &str, text: &str| {
-            format!("{{\"at\":\"{at}\",\"step\":\"{step}\",\"stream\":\"stdout\",\"text\":\"{text}\"}}\n")
-        };
-        let one = line("2026-11-25T10:00:00.000Z", "plan", "one") + &line("2026-11-25T10:00:02.000Z", "plan", "three");
-        std::fs::write(dir.path().join("plan.jsonl"), one + "{\"at\":\"2026").unwrap();
-        std::fs::write(dir.path().join("test.jsonl"), line("2026-11-25T10:00:01.000Z", "test", "two")).unwrap();
-        std::fs::write(dir.path().join("other"), "no").unwrap();
-        let text = log(dir.path());
-        let words: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next_back()).collect();
-        assert_eq!(words, ["one", "two", "three"]);
-        assert_eq!(log(&dir.path().join("none")), "");
+    fn only_the_end_of_what_is_too_large_is_kept() {
+        assert_eq!(cut(b"abc".to_vec(), Lang::En), b"abc");
+        let kept = cut(vec![b'x'; FILE_MAX + 5], Lang::Es);
+        assert!(kept.len() < FILE_MAX + 100 && kept.starts_with("[se omitió".as_bytes()));
     }
 }

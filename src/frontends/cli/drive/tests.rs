@@ -12,10 +12,11 @@ use crate::core::failure::Failure;
 use crate::core::graph::{Authority, Node};
 use crate::core::id::StepId;
 use crate::core::plan::{Estimate, Plan, PlanRecord, sha256};
-use crate::engine::{Outfitter, Prepared, PreparedStep};
+use crate::core::request::Request;
+use crate::engine::{Answer, Engine, Outfitter, Prepared, PreparedStep};
 use crate::frontends::cli::screen::Out;
 use crate::journal::{MemoryJournal, Verdict};
-use crate::steps::{Context, Outcome, Step, Turn};
+use crate::steps::{Context, Grants, Outcome, Step, Turn};
 
 /// Does what its type's name says.
 struct Actor(String);
@@ -56,7 +57,10 @@ impl Outfitter for Actors {
     fn outfit(&self, spec: &RunSpec) -> Result<Prepared, Failure> {
         let prepare = |node: &Node| {
             let step = Box::new(Actor(node.kind.clone()));
-            (node.id.clone(), PreparedStep { step, condition: None, env: vec![], references: None })
+            (
+                node.id.clone(),
+                PreparedStep { step, condition: None, env: vec![], grants: Ok(Grants::default()), references: None },
+            )
         };
         let steps: HashMap<_, _> = spec.graph.iter().map(prepare).collect();
         Ok(Prepared { steps, equipment: Arc::new(crate::steps::bare::equipment()) })
@@ -138,9 +142,10 @@ impl Stage {
         drive(&self.cx, self.job(run, feed, watch, yes), CancellationToken::new()).await.unwrap()
     }
 
-    fn job(&self, run: RunId, feed: tokio::sync::broadcast::Receiver<Notice>, watch: bool, yes: bool) -> Job {
+    fn job(&self, run: RunId, feed: tokio::sync::broadcast::Receiver<Notice>, watch: bool, yes: bool) -> Job<'static> {
         let run_dir = self.engine.run_dir(run);
-        Job { run, engine: self.engine.clone(), journal: self.journal.clone(), run_dir, feed, watch, yes }
+        let hands = Hands::Here(self.engine.clone());
+        Job { run, hands, journal: self.journal.clone(), run_dir, feed, watch, yes }
     }
 }
 

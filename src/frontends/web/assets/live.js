@@ -1,0 +1,113 @@
+// Keeps a page up to date. Without this script every page still works: forms are forms, links are links.
+"use strict";
+
+// Takes the parts marked `data-live` from a fresh copy of this page. A part in which someone is writing stays as it is.
+async function refresh() {
+  let fresh;
+  try {
+    const url = new URL(location.href);
+    url.searchParams.delete("done");
+    const reply = await fetch(url, { headers: { accept: "text/html" }, credentials: "same-origin" });
+    if (!reply.ok || reply.redirected) return;
+    fresh = new DOMParser().parseFromString(await reply.text(), "text/html");
+  } catch {
+    return;
+  }
+  document.title = fresh.title;
+  for (const old of document.querySelectorAll("[data-live]")) {
+    const next = fresh.getElementById(old.id);
+    if (!next || old.isEqualNode(next) || isBusy(old)) continue;
+    const open = [...old.querySelectorAll("details")].map((one) => one.open);
+    next.querySelectorAll("details").forEach((one, at) => { if (at < open.length) one.open = open[at]; });
+    old.replaceWith(document.adoptNode(next));
+  }
+  times();
+}
+
+function isBusy(part) {
+  const written = [...part.querySelectorAll("textarea, input:not([type=hidden])")].some((one) => one.value !== one.defaultValue);
+  return written || part.contains(document.activeElement);
+}
+
+// One refresh at a time, and never a storm of them.
+let pending = null;
+function soon() {
+  if (pending === null) pending = setTimeout(async () => { await refresh(); pending = null; }, 150);
+}
+
+function follow() {
+  const { follow, event, seq } = document.body.dataset;
+  if (!follow) return;
+  let last = Number(seq || 0);
+  const source = new EventSource(follow);
+  if (event !== "*") {
+    source.addEventListener(event, soon);
+    source.addEventListener("open", soon);
+    return;
+  }
+  const names = ["resumed", "step_started", "step_continued", "step_asked", "step_succeeded", "step_skipped", "step_failed",
+    "step_cancelled", "step_interrupted", "step_parked", "call_finished", "approved", "revised", "rejected", "answered",
+    "abort_requested", "retried", "rewound", "wall_limit_reached", "finished"];
+  for (const name of names) {
+    source.addEventListener(name, (sent) => {
+      const number = Number(sent.lastEventId);
+      if (number > last) { last = number; soon(); }
+    });
+  }
+  source.addEventListener("result", () => { source.close(); soon(); });
+}
+
+// The log grows at its end, and stays there as long as the reader is there.
+function lines() {
+  const box = document.getElementById("log");
+  if (!box) return;
+  box.scrollTop = box.scrollHeight;
+  if (!box.dataset.lines) return;
+  const source = new EventSource(`${box.dataset.lines}?after=${encodeURIComponent(box.dataset.place)}`);
+  source.addEventListener("line", (sent) => {
+    const line = JSON.parse(sent.data);
+    const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
+    const row = document.createElement("p");
+    row.className = ["stdout", "stderr", "note"].includes(line.stream) ? line.stream : "note";
+    const step = document.createElement("b");
+    step.textContent = line.step;
+    row.append(step, " ", line.text);
+    box.append(row);
+    while (box.childElementCount > 2000) box.firstElementChild.remove();
+    if (atEnd) box.scrollTop = box.scrollHeight;
+  });
+  document.body.addEventListener("devo-ended", () => source.close());
+}
+
+// Instants in the reader's own time.
+function times() {
+  for (const one of document.querySelectorAll("dd time, .good time")) {
+    const at = new Date(one.dateTime);
+    if (!Number.isNaN(at.getTime())) {
+      one.title = one.dateTime;
+      one.textContent = at.toLocaleString(document.documentElement.lang, { dateStyle: "medium", timeStyle: "short" });
+    }
+  }
+}
+
+// A form is sent once, however often its button is pressed.
+document.addEventListener("submit", (event) => {
+  if (event.target.dataset.sent) { event.preventDefault(); return; }
+  event.target.dataset.sent = "1";
+});
+addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+});
+
+// A link to the place for stopping also opens it.
+addEventListener("hashchange", reveal);
+function reveal() {
+  const place = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
+  const details = place && place.querySelector(":scope > details");
+  if (details) details.open = true;
+}
+
+follow();
+lines();
+times();
+reveal();
