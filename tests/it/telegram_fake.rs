@@ -245,7 +245,12 @@ impl Telegram {
 
     fn calls_tail(&self) -> Vec<(String, u16, Value)> {
         let calls = self.calls();
-        calls[calls.len().saturating_sub(12)..].to_vec()
+        calls[calls.len().saturating_sub(12)..]
+            .iter()
+            .map(|(name, code, body)| {
+                (name.clone(), *code, serde_json::json!(body.to_string().chars().take(150).collect::<String>()))
+            })
+            .collect()
     }
 
     /// What pressing led to, in order.

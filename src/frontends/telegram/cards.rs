@@ -364,11 +364,12 @@ pub fn truth(doc: &Value, about: &About, lang: Lang) -> Option<String> {
                 let n = number(doc, "/plan/revision").to_string();
                 return Some(format!("↪️ {}", fill(texts.now_superseded, &[("n", &n)])));
             }
-            match waits_for(doc) {
-                Some("approval") => None,
-                _ if word(doc, "/status") == "PLANNING" => Some(format!("✏️ {}", texts.now_revising)),
-                _ => Some(texts.now_closed.to_owned()),
-            }
+            // Between a decision and what it leads to there is nothing to tell yet.
+            let planning = doc["steps"].as_array().into_iter().flatten().any(|step| {
+                word(step, "/type") == "plan" && matches!(word(step, "/state"), "pending" | "ready" | "running")
+            });
+            let revising = waits_for(doc).is_none() && word(doc, "/status") == "PLANNING" && planning;
+            revising.then(|| format!("✏️ {}", texts.now_revising))
         }
         About::Question { since, .. } => {
             if is_over(doc) {

@@ -64,6 +64,9 @@ fn what_became_of_a_plan_is_told_as_it_is() {
     assert_eq!(truth(&doc, &about("sha256:00"), Lang::En).unwrap(), "↪️ Superseded by revision 2");
     doc["waiting_for"] = Value::Null;
     doc["status"] = json!("PLANNING");
+    doc["steps"] = json!([{"id": "plan", "type": "plan", "state": "succeeded"}]);
+    assert_eq!(truth(&doc, &about("sha256:aa"), Lang::Es), None, "what was decided has led to nothing yet");
+    doc["steps"][0]["state"] = json!("running");
     assert_eq!(truth(&doc, &about("sha256:aa"), Lang::Es).unwrap(), "✏️ En revisión");
     doc["status"] = json!("EXECUTING");
     doc["approval"] = json!({"plan_hash": "sha256:aa", "revision": 2, "by": "Ana (5)", "channel": "web",

@@ -80,7 +80,6 @@ words! {
     now_revising: "Being revised", "En revisión";
     now_answered: "Answered", "Respondida";
     now_over: "The run is over: {status}", "La ejecución terminó: {status}";
-    now_closed: "No longer open", "Ya no está abierta";
     stale: "That button has expired. /status shows what is true now.", "Ese botón caducó. /status muestra lo que vale ahora.";
     foreign: "That button belongs to another chat.", "Ese botón es de otro chat.";
     not_approver: "You may not decide this; an approver can.", "No puedes decidir esto; un aprobador sí.";
