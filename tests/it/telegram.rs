@@ -339,7 +339,7 @@ fn limits_and_outages_delay_and_lose_nothing() {
         assert!(std::time::Instant::now() < patience);
     }
     telegram.down(false);
-    telegram.wait(ANA, |shown| shown.text.starts_with("✅") && shown.text.contains("🌿"));
+    telegram.wait(ANA, |shown| shown.text.contains("✅") && shown.text.contains("🌿"));
     let settled = telegram.wait_for(&plan, |shown| shown.buttons.is_empty());
     assert!(settled.text.contains("(cli)"), "{settled:?}");
     telegram.wait(ANA, |shown| shown.edits > 0 && shown.text.contains("✓ push"));
@@ -474,9 +474,7 @@ fn groups_have_topics_other_bots_and_a_new_number_one_day() {
     assert!(telegram.toasts()[0].contains("may not decide"), "{:?}", telegram.toasts());
     assert_eq!(bot.only_run()["status"], "PLANNED");
     let new = -1_009_999;
-    let mut moved = refusal(400, "Bad Request: group chat was upgraded to a supergroup chat");
-    moved["parameters"] = json!({"migrate_to_chat_id": new});
-    telegram.fail("editMessageText", Wrong::Answer(400, moved));
+    telegram.upgrade(GROUP, new);
     telegram.press(ANA, &shown, "Reject");
     telegram.wait(new, |shown| shown.text.starts_with("🛑"));
     telegram.say(ANA, new, "/help@devo_test_bot");

@@ -61,6 +61,7 @@ struct State {
     last: HashMap<i64, Instant>,
     all: VecDeque<Instant>,
     wrong: Vec<(String, Wrong)>,
+    moved: HashMap<i64, i64>,
     down: bool,
     /// Methods that were called, with their answers' codes.
     calls: Vec<(String, u16, Value)>,
@@ -175,6 +176,11 @@ impl Telegram {
     /// The next request of a method goes wrong.
     pub fn fail(&self, method: &str, wrong: Wrong) {
         self.shared.0.lock().unwrap().wrong.push((method.to_owned(), wrong));
+    }
+
+    /// A group becomes a supergroup: its old number is refused from now on.
+    pub fn upgrade(&self, from: i64, to: i64) {
+        self.shared.0.lock().unwrap().moved.insert(from, to);
     }
 
     /// Whether connections are cut.
@@ -379,6 +385,11 @@ impl Telegram {
     fn send(&self, body: &Value, file: Option<(String, Vec<u8>)>) -> Result<Value, (u16, Value)> {
         let mut state = self.shared.0.lock().unwrap();
         let chat = number(&body["chat_id"]).ok_or_else(|| bad("chat not found"))?;
+        if let Some(to) = state.moved.get(&chat) {
+            let mut answer = refusal(400, "Bad Request: group chat was upgraded to a supergroup chat");
+            answer["parameters"] = json!({"migrate_to_chat_id": to});
+            return Err((400, answer));
+        }
         Self::limits(&mut state, chat)?;
         if file.as_ref().is_some_and(|(_, bytes)| bytes.len() > 50_000_000) {
             return Err((413, refusal(413, "Request Entity Too Large")));
@@ -407,6 +418,11 @@ impl Telegram {
     fn edit(&self, method: &str, body: &Value) -> Result<Value, (u16, Value)> {
         let mut state = self.shared.0.lock().unwrap();
         let chat = number(&body["chat_id"]).ok_or_else(|| bad("chat not found"))?;
+        if let Some(to) = state.moved.get(&chat) {
+            let mut answer = refusal(400, "Bad Request: group chat was upgraded to a supergroup chat");
+            answer["parameters"] = json!({"migrate_to_chat_id": to});
+            return Err((400, answer));
+        }
         Self::limits(&mut state, chat)?;
         let (buttons, _) = markup(&body["reply_markup"])?;
         let text = if method == "editMessageText" { Some(text_of(body)?) } else { None };

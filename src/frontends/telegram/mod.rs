@@ -9,6 +9,7 @@ mod cards;
 mod commands;
 mod drafts;
 mod files;
+mod follow;
 mod html;
 mod listen;
 mod outbox;

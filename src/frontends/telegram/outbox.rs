@@ -9,8 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::ApiError;
 use super::book::{
-    About, Action, Button, Card, Key, Page, Record, Row, To, What, button_key, card_key, live_key, moved_key, run_key,
+    About, Button, Card, Key, Page, Record, Row, To, What, button_key, card_key, live_key, moved_key, run_key,
 };
+use super::follow::Live;
 use super::html::{Html, clip};
 use super::sheets::note;
 use super::updates::Place;
@@ -25,15 +26,6 @@ const LOOK: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_secs(2);
 /// How often one message is tried in other ways after Telegram refused it.
 const WAYS: u32 = 5;
-
-/// A message that follows a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Live {
-    /// Where.
-    pub at: Place,
-    /// Which message.
-    pub message: i64,
-}
 
 /// What comes next.
 enum Next {
@@ -55,11 +47,11 @@ enum Sent {
 /// The sender's memory; all of it can be lost.
 #[derive(Default)]
 pub struct Sender {
-    pace: super::pace::Pace,
+    pub(super) pace: super::pace::Pace,
     /// What is to be edited.
-    due: BTreeSet<(RunId, i64)>,
+    pub(super) due: BTreeSet<(RunId, i64)>,
     /// What was shown last.
-    shown: HashMap<(RunId, i64), String>,
+    pub(super) shown: HashMap<(RunId, i64), String>,
 }
 
 impl Bot {
@@ -233,7 +225,7 @@ impl Bot {
         match &row.what {
             What::Text { text, keys, ask, .. } => {
                 let lang = self.lang_of(row.to.chat).await?;
-                let marked = repeated && (row.rings || has_tokens(keys));
+                let marked = repeated && row.rings;
                 let text = if marked { cards::settled(text, words(lang).repeat) } else { text.clone() };
                 say(&mut body, &text, plain);
                 let keys = if bare { json!([]) } else { keyboard(keys) };
@@ -363,86 +355,6 @@ impl Bot {
         }
         Ok(())
     }
-
-    /// Brings a message that follows a run up to date; the last state stays.
-    async fn edit(&self, sender: &mut Sender, run: RunId, live: Live) -> Result<Option<ApiError>, Error> {
-        let doc = self.desk.document(run).await?;
-        let (lang, chat) = (self.lang_of(live.at.chat).await?, live.at.chat);
-        let text = cards::progress(&doc, lang);
-        let over = cards::is_over(&doc);
-        let same = sender.shown.get(&(run, chat)) == Some(&text.html);
-        let outcome = if same && !over {
-            Ok(Value::Null)
-        } else {
-            let mut body = json!({"chat_id": chat, "message_id": live.message});
-            say(&mut body, &text, false);
-            let keys = if over { Vec::new() } else { self.live_keys(run, live, lang).await? };
-            body["reply_markup"] = json!({"inline_keyboard": keyboard(&[keys])});
-            let answer = self.api.call("editMessageText", &body).await;
-            sender.pace.sent(chat, true, Instant::now());
-            answer
-        };
-        let now = Instant::now();
-        let gone = match outcome {
-            Ok(_) => false,
-            Err(error) if error.is_final() => return Ok(Some(error)),
-            Err(error) if error.says("message is not modified") => false,
-            Err(ApiError::Refused { retry_after: Some(seconds), .. }) => {
-                sender.pace.told_to_wait(chat, seconds, now);
-                sender.due.insert((run, chat));
-                return Ok(None);
-            }
-            Err(ApiError::Refused { moved_to: Some(to), .. }) => {
-                self.move_chat(chat, to).await?;
-                true
-            }
-            Err(error @ ApiError::Refused { .. }) => {
-                tracing::debug!(%error, "a message that follows a run is gone");
-                true
-            }
-            Err(error) => {
-                let wait = sender.pace.out(now);
-                tracing::warn!(channel = "telegram", %error, "trying again in {} s", wait.as_secs());
-                sender.due.insert((run, chat));
-                return Ok(None);
-            }
-        };
-        sender.shown.insert((run, chat), text.html);
-        if gone || over {
-            sender.shown.remove(&(run, chat));
-            let mut page = self.book.page().await;
-            let mut lives: Vec<Live> = page.get(&live_key(run)).await?.unwrap_or_default();
-            lives.retain(|other| other.message != live.message || other.at.chat != chat);
-            if lives.is_empty() {
-                page.drop(live_key(run))
-            } else {
-                page.put(live_key(run), &lives)
-            }
-            if let Some(card) = page.get::<Card>(&card_key(chat, live.message)).await? {
-                card.buttons.iter().for_each(|token| page.drop(button_key(token)));
-            }
-            if gone && !over {
-                let moved = page.get::<i64>(&moved_key(chat)).await?;
-                let at = moved.map_or(live.at, |chat| Place { chat, thread: None });
-                self.follow(&mut page, at, lang, &doc)?;
-            }
-            page.commit().await?;
-        }
-        Ok(None)
-    }
-
-    async fn live_keys(&self, run: RunId, live: Live, lang: crate::frontends::words::Lang) -> Result<Vec<Key>, Error> {
-        let page = self.book.page().await;
-        let card: Option<Card> = page.get(&card_key(live.at.chat, live.message)).await?;
-        let mut keys = Vec::new();
-        for token in card.iter().flat_map(|card| &card.buttons) {
-            if let Some(Button { does: Action::AskAbort { .. }, .. }) = page.get(&button_key(token)).await? {
-                keys.push(Key { text: lang.words().abort.to_owned(), to: To::Token(token.clone()) });
-            }
-        }
-        keys.extend(self.open_key(run, lang));
-        Ok(keys)
-    }
 }
 
 /// What to do about a refusal.
@@ -473,7 +385,7 @@ fn drop_buttons(page: &mut Page<'_>, row: &Row) {
     }
 }
 
-fn keyboard(keys: &[Vec<Key>]) -> Value {
+pub(super) fn keyboard(keys: &[Vec<Key>]) -> Value {
     let key = |key: &Key| match &key.to {
         To::Token(token) => json!({"text": key.text, "callback_data": token}),
         To::Url(url) => json!({"text": key.text, "url": url}),
@@ -482,7 +394,7 @@ fn keyboard(keys: &[Vec<Key>]) -> Value {
 }
 
 /// The text of a message; plain where its HTML was refused.
-fn say(body: &mut Value, text: &Html, plain: bool) {
+pub(super) fn say(body: &mut Value, text: &Html, plain: bool) {
     if plain {
         body["text"] = json!(clip(&text.plain, super::html::MESSAGE_MAX));
     } else {

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::book::{
     CURSOR, Card, Choice, Page, Record, Row, Told, What, button_key, card_key, chat_key, live_key, run_key,
 };
-use super::outbox::Live;
+use super::follow::Live;
 use super::sheets::run_of;
 use super::updates::Place;
 use super::{Bot, cards};
