@@ -36,7 +36,7 @@ use crate::core::id::RunId;
 use crate::core::report;
 use crate::engine::{Clock, Engine, EngineError, HomeLock};
 use crate::error::Error;
-use crate::frontends::inbox::{Inbox, Queued, read_task};
+use crate::frontends::inbox::{Aside, Inbox, Queued, read_task};
 use crate::journal::{Durability, Journal, SqliteJournal};
 use crate::secrets::Masker;
 use crate::yaml;
@@ -264,6 +264,13 @@ impl App {
             if fits && !found.contains(&queued.id) {
                 found.push(queued.id);
             }
+        }
+        // A submitted task whose key had a run already goes by that run.
+        if found.is_empty()
+            && let Ok(id) = wanted.parse::<RunId>()
+            && let Some(run) = Aside::of(self, id).await?.and_then(|aside| aside.run)
+        {
+            return Ok(run);
         }
         let exact: Vec<RunId> =
             found.iter().copied().filter(|id| id.to_string() == wanted || id.short() == wanted).collect();

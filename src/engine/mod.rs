@@ -206,6 +206,11 @@ impl Engine {
         self.patience_ms.store(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    /// Other limits of how many runs work at once, from now on.
+    pub fn limit(&self, caps: Caps) {
+        self.permits.limit(caps);
+    }
+
     fn patience(&self) -> Duration {
         Duration::from_millis(self.patience_ms.load(Ordering::Relaxed))
     }

@@ -26,12 +26,12 @@ impl Default for Caps {
 
 /// The turns of one engine.
 pub(super) struct Permits {
-    caps: Caps,
     queue: Mutex<Queue>,
 }
 
 #[derive(Default)]
 struct Queue {
+    caps: Caps,
     working: usize,
     by_repo: BTreeMap<String, usize>,
     waiting: VecDeque<(Option<String>, oneshot::Sender<()>)>,
@@ -54,7 +54,14 @@ pub(super) struct Permit {
 
 impl Permits {
     pub fn new(caps: Caps) -> Arc<Self> {
-        Arc::new(Self { caps, queue: Mutex::default() })
+        Arc::new(Self { queue: Mutex::new(Queue { caps, ..Queue::default() }) })
+    }
+
+    /// Other caps from now on; who works already goes on.
+    pub fn limit(&self, caps: Caps) {
+        let mut queue = self.queue();
+        queue.caps = caps;
+        queue.serve();
     }
 
     /// Queues up. Where there is room, [`Ticket::now`] has the permit at once.
@@ -62,16 +69,16 @@ impl Permits {
         let (sender, granted) = oneshot::channel();
         let mut queue = self.queue();
         queue.waiting.push_back((repo.map(str::to_owned), sender));
-        queue.serve(self.caps);
+        queue.serve();
         Ticket { permits: self.clone(), repo: repo.map(str::to_owned), granted, used: false }
     }
 
     /// What a run of this repository waits for, in words.
     pub fn why(&self, repo: Option<&str>) -> String {
         let queue = self.queue();
-        match repo.filter(|repo| queue.of(repo) >= self.caps.per_repo) {
-            Some(repo) => format!("waits for another run of `{repo}` (limits.per_repo is {})", self.caps.per_repo),
-            None => format!("waits for another run (limits.runs is {})", self.caps.runs),
+        match repo.filter(|repo| queue.of(repo) >= queue.caps.per_repo) {
+            Some(repo) => format!("waits for another run of `{repo}` (limits.per_repo is {})", queue.caps.per_repo),
+            None => format!("waits for another run (limits.runs is {})", queue.caps.runs),
         }
     }
 
@@ -86,7 +93,7 @@ impl Permits {
                 queue.by_repo.remove(repo);
             }
         }
-        queue.serve(self.caps);
+        queue.serve();
     }
 
     fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
@@ -100,7 +107,8 @@ impl Queue {
     }
 
     /// Lets in whoever has room, the first first.
-    fn serve(&mut self, caps: Caps) {
+    fn serve(&mut self) {
+        let caps = self.caps;
         let mut at = 0;
         while self.working < caps.runs && at < self.waiting.len() {
             let room = self.waiting[at].0.as_deref().is_none_or(|repo| self.of(repo) < caps.per_repo);
@@ -182,6 +190,20 @@ mod tests {
         drop((shop, other, none));
         assert_eq!(permits.queue().working, 0);
         assert!(permits.queue().by_repo.is_empty());
+    }
+
+    #[test]
+    fn raised_caps_let_in_who_waits() {
+        let permits = permits(1, 1);
+        let first = permits.ask(Some("shop")).now().expect("there is room");
+        let mut second = permits.ask(Some("shop"));
+        assert!(second.now().is_none());
+        permits.limit(Caps { runs: 2, per_repo: 2 });
+        let second = second.now().expect("its turn");
+        permits.limit(Caps { runs: 1, per_repo: 1 });
+        drop(first);
+        assert!(permits.ask(None).now().is_none(), "one works still");
+        drop(second);
     }
 
     #[test]

@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn a_histogram_is_cumulative() {
         let mut histogram = Histogram::new(&[1.0, 2.0]);
-        [0.5, 1.5, 3.0].map(|value| histogram.add(value));
+        [0.5, 1.5, 3.0].into_iter().for_each(|value| histogram.add(value));
         let mut out = String::new();
         histogram.write(&mut out, "x", "type=\"a\"");
         let wanted = "x_bucket{type=\"a\",le=\"1\"} 1\nx_bucket{type=\"a\",le=\"2\"} 2\nx_bucket{type=\"a\",le=\"+Inf\"} 3\n\
