@@ -2,6 +2,7 @@
 
 mod access;
 mod base_files;
+mod bot;
 mod checks;
 mod current;
 pub mod demo;
@@ -22,6 +23,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+pub use bot::{BotAccess, Posted};
 pub use checks::{Check, Level, checks};
 pub use desk::{Desk, Submitted};
 pub use gc::{GcWish, Leftover};
