@@ -6,8 +6,9 @@ use super::App;
 use crate::config::Telegram;
 use crate::error::Error;
 use crate::pipeline::{self, InputKind};
-use crate::providers::endpoint::{Endpoint, secret};
+use crate::providers::endpoint::Endpoint;
 use crate::secrets::Masker;
+use crate::secrets::source::secret;
 use crate::yaml::{self, Diagnostic};
 
 /// Where Telegram is, unless TELEGRAM_API_URL says otherwise.
@@ -57,10 +58,13 @@ impl App {
         let (config, masker) = (self.config(), self.masker());
         let Some(settings) = config.chat.telegram.clone() else { return Ok(None) };
         let environment = |name: &str| std::env::var(name).ok();
+        let unreadable = |error: crate::secrets::source::Unreadable| {
+            Error::refused("telegram", error.to_string()).hint(error.hint())
+        };
         let refused = |error: crate::providers::endpoint::EndpointError| {
             Error::refused("telegram", error.to_string()).hint(error.hint())
         };
-        let token = secret(&[TOKEN], &environment).map_err(refused)?.ok_or_else(|| {
+        let token = secret(&[TOKEN], &environment).map_err(unreadable)?.ok_or_else(|| {
             Error::refused("no_key", format!("devo.yaml configures a Telegram bot, and {TOKEN} is not set"))
                 .hint(format!("put the token from @BotFather into {TOKEN}, into a file that {TOKEN}_FILE names, or into systemd's credential {TOKEN}; or take `chat.telegram` out"))
         })?;
