@@ -29,6 +29,18 @@ cargo clippy --locked --all-targets -- -D warnings
 say "tests"
 cargo test --locked
 
+say "pages in a browser"
+if [ ! -x /usr/bin/chromium ] || ! python3 -c 'import ensurepip' 2>/dev/null; then
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium python3-venv
+fi
+if [ ! -x target/browser/bin/python ]; then
+    python3 -m venv target/browser
+fi
+target/browser/bin/python -m pip install -q --disable-pip-version-check -r tests/browser/requirements.txt
+cargo build --locked
+target/browser/bin/python tests/browser/run.py
+
 say "documentation"
 RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --no-deps --quiet
 

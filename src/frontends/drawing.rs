@@ -6,17 +6,17 @@ use std::fmt::Write as _;
 use crate::core::graph::{Graph, OnFailure};
 
 /// Width of a step's box, in pixels.
-const WIDE: usize = 132;
+const WIDE: usize = 118;
 /// Height of a step's box.
 const HIGH: usize = 46;
 /// Between two columns.
-const GAP_X: usize = 40;
+const GAP_X: usize = 30;
 /// Between two rows.
 const GAP_Y: usize = 18;
 /// Around everything, and for the ways back below.
 const MARGIN: usize = 12;
 /// Letters of an id that fit into a box.
-const LETTERS: usize = 17;
+const LETTERS: usize = 14;
 
 /// How deep each step lies: steps of one depth may run side by side.
 pub fn depths(graph: &Graph) -> Vec<usize> {
@@ -109,14 +109,15 @@ pub fn svg(graph: &Graph, states: Option<&[&str]>) -> String {
         let node = graph.node(at);
         let state = states.and_then(|states| states.get(at).copied()).unwrap_or_default();
         let (fill, border) = colours(state);
-        let second = if state.is_empty() { node.kind.clone() } else { format!("{} · {state}", node.kind) };
-        let (id, second) = (escaped(&clip(node.id.as_str(), LETTERS)), escaped(&clip(&second, LETTERS + 7)));
+        // The colour says the state; whoever points at the box reads it.
+        let title = if state.is_empty() { node.id.to_string() } else { format!("{}: {state}", node.id) };
+        let (id, second) = (escaped(&clip(node.id.as_str(), LETTERS)), escaped(&clip(&node.kind, LETTERS + 2)));
         let _ = writeln!(
             out,
             "<g><title>{}</title><rect x=\"{x}\" y=\"{y}\" width=\"{WIDE}\" height=\"{HIGH}\" rx=\"8\" fill=\"{fill}\" \
              stroke=\"{border}\" stroke-width=\"1.5\"/><text x=\"{}\" y=\"{}\" fill=\"#1c1c1a\" font-weight=\"600\">{id}</text>\
              <text x=\"{}\" y=\"{}\" fill=\"#4a4a46\" font-size=\"11\">{second}</text></g>",
-            escaped(node.id.as_str()),
+            escaped(&title),
             x + 10,
             y + 20,
             x + 10,

@@ -220,7 +220,7 @@ words! {
 
     // Pages: what a run changed.
     changes: "Changes", "Cambios";
-    files_changed: "{n} files", "{n} archivos";
+    files_changed: "Files changed: {n}", "Archivos cambiados: {n}";
     too_long: "Too long for a page:", "Demasiado largo para una página:";
     comment: "Comment on this file", "Comentar este archivo";
     comment_revise: "Send as a revision", "Enviar como corrección";

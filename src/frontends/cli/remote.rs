@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 
 use super::Cx;
 use super::drive::{Job, drive, stop_on_signals, who};
-
 use super::hands::{Hands, Watch};
 use crate::app::{App, TaskSource};
 use crate::core::event::{CassetteUse, RunSpec};

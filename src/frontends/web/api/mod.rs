@@ -153,6 +153,7 @@ pub const ROUTES: &[Route] = &[
         parameters: &[
             ID,
             Parameter { name: "Last-Event-ID", place: Place::Header, about: "Go on behind the event of this number" },
+            query("after", "The same, for a reader's first connection"),
         ],
         body: None,
         answers: &[Answer::other(200, "The events", "text/event-stream")],

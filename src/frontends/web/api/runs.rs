@@ -209,16 +209,25 @@ pub async fn signal(
     Ok(Json(Run(site.desk.document(run).await?)))
 }
 
+/// What events are asked for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventsQuery {
+    after: Option<u64>,
+}
+
 /// GET /api/v1/runs/{id}/events.
 pub async fn events(
     State(site): State<Arc<Site>>,
     _caller: Caller,
     Path(id): Path<String>,
     headers: HeaderMap,
+    given: Result<Query<EventsQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Problem> {
+    let ask = query(given)?;
     let run = resolve(&site, &id).await?;
     let after = match headers.get("last-event-id") {
-        None => 0,
+        None => ask.after.unwrap_or(0),
         Some(value) => value
             .to_str()
             .ok()

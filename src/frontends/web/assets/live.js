@@ -5,8 +5,8 @@
 async function refresh() {
   let fresh;
   try {
-    const url = new URL(location.href);
-    url.searchParams.delete("done");
+    // The answer to a form has an address of its own.
+    const url = document.body.dataset.page || location.href;
     const reply = await fetch(url, { headers: { accept: "text/html" }, credentials: "same-origin" });
     if (!reply.ok || reply.redirected) return;
     fresh = new DOMParser().parseFromString(await reply.text(), "text/html");
@@ -29,17 +29,27 @@ function isBusy(part) {
   return written || part.contains(document.activeElement);
 }
 
-// One refresh at a time, and never a storm of them.
-let pending = null;
-function soon() {
-  if (pending === null) pending = setTimeout(async () => { await refresh(); pending = null; }, 150);
+// One refresh at a time, and never a storm of them; what happens during one asks for another.
+let busy = false;
+let again = false;
+async function soon() {
+  again = true;
+  if (busy) return;
+  busy = true;
+  while (again) {
+    await new Promise((done) => setTimeout(done, 150));
+    again = false;
+    await refresh();
+  }
+  busy = false;
 }
 
+let ended = false;
 function follow() {
   const { follow, event, seq } = document.body.dataset;
   if (!follow) return;
   let last = Number(seq || 0);
-  const source = new EventSource(follow);
+  const source = new EventSource(event === "*" ? `${follow}?after=${last}` : follow);
   if (event !== "*") {
     source.addEventListener(event, soon);
     source.addEventListener("open", soon);
@@ -54,7 +64,7 @@ function follow() {
       if (number > last) { last = number; soon(); }
     });
   }
-  source.addEventListener("result", () => { source.close(); soon(); });
+  source.addEventListener("result", () => { source.close(); ended = true; soon(); });
 }
 
 // The log grows at its end, and stays there as long as the reader is there.
@@ -76,7 +86,8 @@ function lines() {
     while (box.childElementCount > 2000) box.firstElementChild.remove();
     if (atEnd) box.scrollTop = box.scrollHeight;
   });
-  document.body.addEventListener("devo-ended", () => source.close());
+  // A run that has ended says nothing more; otherwise the connection was lost, and the browser comes again.
+  source.addEventListener("error", () => { if (ended) source.close(); });
 }
 
 // Instants in the reader's own time.
