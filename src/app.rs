@@ -4,6 +4,8 @@ mod checks;
 mod current;
 pub mod demo;
 mod desk;
+mod gc;
+mod grants;
 mod home;
 mod lanes;
 mod outfit;
@@ -20,6 +22,7 @@ use serde_json::Value;
 
 pub use checks::{Check, Level, checks};
 pub use desk::{Desk, Submitted};
+pub use gc::{GcWish, Leftover};
 pub use home::{Made, Places, make as make_home};
 pub use shipped::files as shipped_files;
 pub use tasks::{outline, schemas, validate};
@@ -31,7 +34,7 @@ use crate::core::id::RunId;
 use crate::core::report;
 use crate::engine::{Clock, Engine, EngineError, HomeLock};
 use crate::error::Error;
-use crate::frontends::inbox::{Inbox, Queued, read_task};
+use crate::frontends::inbox::{Aside, Inbox, Queued, read_task};
 use crate::journal::{Durability, Journal, SqliteJournal};
 use crate::secrets::Masker;
 use crate::yaml;
@@ -201,6 +204,11 @@ impl App {
         self.shop.get()
     }
 
+    /// The home's lock, for work that no engine may disturb. `about` is what a second one is told.
+    pub fn lock(&self, about: &str) -> Result<HomeLock, Error> {
+        Ok(HomeLock::take(&self.home, about)?)
+    }
+
     /// Takes the home's lock and makes its engine. `about` is what a second one is told.
     pub fn engine(&self, about: &str) -> Result<Owned, Error> {
         let lock = HomeLock::take(&self.home, about)?;
@@ -210,6 +218,11 @@ impl App {
         }
         for path in checks::open_to_others(&self.home) {
             tracing::warn!("{path} is open to others; `devo doctor` names the command that closes it");
+        }
+        for path in crate::sandboxes::leftovers() {
+            if let Err(error) = gc::remove(&path) {
+                tracing::warn!(%error, "cannot remove {}", path.display());
+            }
         }
         let engine = Engine::new(self.journal.clone(), self.home.clone(), self.shop.clone(), self.clock);
         Ok(Owned { engine, lock })
@@ -249,6 +262,13 @@ impl App {
             if fits && !found.contains(&queued.id) {
                 found.push(queued.id);
             }
+        }
+        // A submitted task whose key had a run already goes by that run.
+        if found.is_empty()
+            && let Ok(id) = wanted.parse::<RunId>()
+            && let Some(run) = Aside::of(self, id).await?.and_then(|aside| aside.run)
+        {
+            return Ok(run);
         }
         let exact: Vec<RunId> =
             found.iter().copied().filter(|id| id.to_string() == wanted || id.short() == wanted).collect();

@@ -1,6 +1,7 @@
 //! Settings: `devo.yaml`, read once and passed on as values. Secrets are not here: they come from the environment, from files
 //! or from systemd, and only their users see them.
 
+mod notify;
 mod web;
 
 use std::collections::BTreeMap;
@@ -11,14 +12,37 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::core::budget::Price;
+use crate::core::domain::Reach;
+use crate::core::service::{Services, is_service_name};
 use crate::journal::Durability;
 use crate::providers::models::ModelEntry;
 use crate::yaml::{self, Diagnostic, Document, Node};
 
+pub use notify::{Notify, Webhook};
 pub use web::{Hook, OWNER, User, UserRole, Web, host_of_url};
 
 /// The file.
 pub const FILE: &str = "devo.yaml";
+
+/// How a service may be called.
+const SERVICE_NAME: &str = "a name is a host name: lower-case letters, digits and `-`, 63 at most";
+/// Variables of a command that the engine sets itself.
+const SET_BY_THE_ENGINE: &[&str] = &["PATH", "HOME", "LANG", "TZ"];
+/// The engine's own credentials and ways to them, beside the keys of providers.
+const OWN_CREDENTIALS: &[&str] =
+    &["TELEGRAM_BOT_TOKEN", "DEVO_TOKEN", "SSH_AUTH_SOCK", "SSH_AGENT_PID", "CREDENTIALS_DIRECTORY"];
+
+/// The names of the engine's own credentials.
+pub fn own_credentials() -> impl Iterator<Item = &'static str> {
+    let keys = crate::providers::PROVIDERS.iter().flat_map(|provider| provider.access().key_vars);
+    keys.copied().chain(OWN_CREDENTIALS.iter().copied())
+}
+
+/// Whether a text can name a variable.
+fn is_variable(name: &str) -> bool {
+    let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+    first && name.len() <= 128 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
 
 /// `devo.yaml`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -53,12 +77,19 @@ pub struct Config {
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, Value>")]
     pub models: BTreeMap<String, ModelEntry>,
+    /// Secrets that `shell` and `test` steps of pipelines may name: variables (`NAME`, or `NAME_FILE` for a file's path) or
+    /// systemd credentials of the engine. Their values are never written here.
+    #[serde(default)]
+    pub secrets: Vec<String>,
     /// Whether a task may name a repository by path or URL instead of a key.
     #[serde(default)]
     pub allow_paths: bool,
     /// How much runs side by side.
     #[serde(default)]
     pub limits: Limits,
+    /// Who is told, beside the chats, when a plan is ready, a question is asked, a run fails or is done.
+    #[serde(default)]
+    pub notify: Notify,
     /// Commits.
     #[serde(default)]
     pub git: Git,
@@ -98,9 +129,14 @@ pub struct Repo {
     /// Where its commands run.
     #[serde(default)]
     pub sandbox: Option<Sandbox>,
-    /// Domains that a command may reach; `["*"]` is every one, and the only other choice in this version is none.
+    /// Domains that a command may reach, each with the ports 443 and 80 unless it says `:PORT`; none if not given, and
+    /// `["*"]` for the whole network.
     #[serde(default)]
     pub network: Vec<String>,
+    /// Services beside the commands of its `shell`, `test` and `execute-loop` steps, by host name; they need a docker
+    /// sandbox.
+    #[serde(default)]
+    pub services: Services,
 }
 
 /// Where commands run.
@@ -210,9 +246,9 @@ impl From<DurabilityName> for Durability {
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Runs; for `devo serve`.
+    /// Runs at work at once; one that waits for a person does not count.
     pub runs: usize,
-    /// Runs of one repository; for `devo serve`.
+    /// Of those, runs of one repository.
     pub per_repo: usize,
     /// Steps of one run.
     pub parallel: usize,
@@ -298,14 +334,23 @@ impl Config {
                     "use letters, digits, `-`, `_` and `.`, 64 at most",
                 );
             }
-            if !(repo.network.is_empty() || repo.network == ["*"]) {
-                let message = "allow-lists of domains are not available in this version".to_owned();
-                fault(
-                    format!("/repos/{key}/network"),
-                    "not_available",
-                    message,
-                    "use [] for no network, or [\"*\"] for all of it",
-                );
+            for (at, error) in Reach::read(&repo.network).err().into_iter().flatten() {
+                let help = "like `registry.example.org`, `*.example.org` or `host:8080`; [\"*\"] alone is all of it";
+                fault(format!("/repos/{key}/network/{at}"), "bad_domain", error.to_string(), help);
+            }
+            for (name, service) in &repo.services {
+                let place = format!("/repos/{key}/services/{name}");
+                if !is_service_name(name) {
+                    fault(place.clone(), "bad_name", format!("`{name}` cannot name a service"), SERVICE_NAME);
+                }
+                if service.image.trim().is_empty() {
+                    fault(
+                        place,
+                        "wrong_value",
+                        format!("service `{name}` names no image"),
+                        "like `image: postgres:17`",
+                    );
+                }
             }
             if repo.sandbox.as_ref().is_some_and(|sandbox| sandbox.kind == SandboxType::Docker) {
                 let message = "the docker sandbox is not available in this version".to_owned();
@@ -323,7 +368,13 @@ impl Config {
                 fault(format!("/roles/{name}/provider"), "unknown_provider", error.to_string(), &error.hint());
             }
         }
-        for (place, code, message, help) in web::check(&self.web, &self.users) {
+        for (at, name) in self.secrets.iter().enumerate() {
+            if let Some((why, help)) = self.no_secret(name) {
+                fault(format!("/secrets/{at}"), "bad_secret", format!("`{}` {why}", name.escape_debug()), help);
+            }
+        }
+        let more = web::check(&self.web, &self.users).into_iter().chain(notify::check(&self.notify));
+        for (place, code, message, help) in more {
             fault(place, code, message, help);
         }
         if self.limits.parallel == 0 || self.limits.runs == 0 || self.limits.per_repo == 0 {
@@ -335,6 +386,30 @@ impl Config {
             );
         }
         wrong
+    }
+
+    /// Why a name cannot be that of a pipeline's secret, and what to do.
+    pub fn no_secret(&self, name: &str) -> Option<(&'static str, &'static str)> {
+        let base = name.strip_suffix("_FILE").unwrap_or(name);
+        if !is_variable(name) {
+            return Some(("is not the name of a variable", "use letters, digits and `_`, like `NPM_TOKEN`"));
+        }
+        if name.starts_with("DEVO_") || SET_BY_THE_ENGINE.contains(&name) {
+            return Some(("is set by the engine", "choose another name, like `NPM_TOKEN`"));
+        }
+        if own_credentials().any(|own| own == base) {
+            return Some((
+                "is a credential of the engine's own, which reaches no command",
+                "give the commands a credential of their own, under another name",
+            ));
+        }
+        None
+    }
+
+    /// What a repository's `network` grants; it was checked when devo.yaml was read.
+    pub fn reach_of(&self, repo: Option<&str>) -> Reach {
+        let repo = repo.and_then(|name| self.repos.get(name));
+        repo.and_then(|repo| Reach::read(&repo.network).ok()).unwrap_or_default()
     }
 
     /// The role's provider and model.
@@ -425,7 +500,7 @@ mod tests {
     fn the_default_file_is_valid_and_so_are_its_examples() {
         let shipped = include_bytes!("app/devo.yaml");
         assert!(Config::read(FILE, shipped).unwrap().repos.is_empty());
-        let uncommented = "repos:\n  shop:\n    url: git@github.com:acme/shop.git\n    base: development\n    protected: [\"release/*\"]\n    checks: {test: python3 -m pytest -q}\n    sandbox: {type: bubblewrap}\n    network: []\nroles:\n  planner: {provider: anthropic, model: claude-opus-5-5}\nprices: {m: {input: 0, output: 0, cached: 0}}\nlimits: {parallel: 8}\ngit: {author: {name: a, email: b}}\nchat: {telegram: {allow: [1]}}\nweb: {listen: 127.0.0.1:7333}\n";
+        let uncommented = "repos:\n  shop:\n    url: git@github.com:acme/shop.git\n    base: development\n    protected: [\"release/*\"]\n    checks: {test: python3 -m pytest -q}\n    sandbox: {type: bubblewrap}\n    network: [registry.example.org, \"*.example.org:8443\"]\n    services: {db: {image: postgres:17, ready: pg_isready}}\nsecrets: [NPM_TOKEN]\nroles:\n  planner: {provider: anthropic, model: claude-opus-5-5}\nprices: {m: {input: 0, output: 0, cached: 0}}\nlimits: {parallel: 8}\ngit: {author: {name: a, email: b}}\nchat: {telegram: {allow: [1]}}\nweb: {listen: 127.0.0.1:7333}\n";
         let config = Config::read(FILE, uncommented.as_bytes()).unwrap();
         assert_eq!(config.repos["shop"].checks["test"], "python3 -m pytest -q");
         assert_eq!(config.roles.executor.provider, "gemini");
@@ -443,5 +518,12 @@ mod tests {
             "repos:\n  ../x: {url: x}\nroles:\n  planner: {provider: anthropc, model: m}\nsandbox: {type: docker}\n";
         let codes: Vec<_> = Config::read(FILE, text.as_bytes()).unwrap_err().iter().map(|fault| fault.code).collect();
         assert_eq!(codes, ["bad_name", "not_available", "unknown_provider"]);
+        let text = "repos:\n  shop:\n    url: x\n    network:\n      - a.org\n      - http://b.org\n    services:\n      DB: {image: ''}\nsecrets: [A, DEVO_TOKEN, GEMINI_API_KEY, PATH, a-b]\n";
+        let wrong = Config::read(FILE, text.as_bytes()).unwrap_err();
+        let places: Vec<_> = wrong.iter().map(|fault| (fault.code, fault.line, fault.column)).collect();
+        let secrets = [14, 26, 42, 48].map(|column| ("bad_secret", 9, column));
+        assert_eq!(places[0], ("bad_domain", 6, 9));
+        assert_eq!([places[1].0, places[2].0], ["bad_name", "wrong_value"]);
+        assert_eq!(places[3..], secrets);
     }
 }

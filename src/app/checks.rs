@@ -140,6 +140,17 @@ async fn configured(home: &Path, config: Config) -> Vec<Check> {
             Err(failure) => Check { level: Level::Warning, ..broken(&id, failure) },
         });
     }
+    for (name, users) in shop.named_secrets() {
+        let id = format!("secret.{name}");
+        found.push(match shop.secret(&name) {
+            Ok(_) => Check::new(&id, Level::Ok, "it has a value"),
+            Err(failure) => {
+                let by = if users.is_empty() { String::new() } else { format!(" (named by {})", users.join(", ")) };
+                let message = format!("{}{by}", failure.message);
+                Check { level: Level::Warning, ..broken(&id, Failure { message, ..failure }) }
+            }
+        });
+    }
     let names = shop.config.repos.keys().map(|name| Some(name.as_str()));
     let mut tried = Vec::new();
     for repo in std::iter::once(None).chain(names) {

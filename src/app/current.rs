@@ -6,7 +6,8 @@ use std::sync::{Arc, RwLock};
 use super::outfit::Shop;
 use crate::core::event::RunSpec;
 use crate::core::failure::Failure;
-use crate::engine::{Outfitter, Prepared};
+use crate::engine::{Caps, Outfitter, Prepared};
+use crate::sandboxes::Sandbox;
 
 /// The shop of now.
 pub struct Current(RwLock<Arc<Shop>>);
@@ -31,5 +32,13 @@ impl Current {
 impl Outfitter for Current {
     fn outfit(&self, spec: &RunSpec) -> Result<Prepared, Failure> {
         self.get().outfit(spec)
+    }
+
+    fn sandbox(&self, spec: &RunSpec) -> Option<Result<Arc<dyn Sandbox>, Failure>> {
+        Outfitter::sandbox(self.get().as_ref(), spec)
+    }
+
+    fn caps(&self) -> Caps {
+        self.get().caps()
     }
 }

@@ -16,7 +16,7 @@ use super::{App, TaskRequest};
 use crate::core::event::{Event, Who};
 use crate::core::id::RunId;
 use crate::core::request::{Refused, Request, Signal};
-use crate::engine::{Answer, Engine, EngineError, Notice, Stopped, Until};
+use crate::engine::{Answer, Caps, Engine, EngineError, Notice, Stopped, Until};
 use crate::error::Error;
 use crate::journal::{Acceptance, RunRow, Verdict};
 
@@ -152,6 +152,7 @@ impl Desk {
     /// Takes the limits of the settings in force.
     pub fn apply_limits(self: &Arc<Self>) {
         let limits = self.app.config().limits;
+        self.engine.limit(Caps { runs: limits.runs, per_repo: limits.per_repo });
         self.lanes().limit(limits.runs, limits.per_repo);
         self.pump();
     }

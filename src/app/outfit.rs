@@ -13,7 +13,7 @@ use crate::core::event::{CassetteUse, RunSpec};
 use crate::core::failure::Failure;
 use crate::core::id::StepId;
 use crate::core::time::Timestamp;
-use crate::engine::{Clock, Outfitter, Prepared, PreparedStep};
+use crate::engine::{Caps, Clock, Outfitter, Prepared, PreparedStep};
 use crate::journal::Journal;
 use crate::pipeline::{self, Pipeline};
 use crate::prompts::Prompts;
@@ -21,7 +21,7 @@ use crate::providers::cassette::{Cassette, Recording};
 use crate::providers::client::http_transport;
 use crate::providers::endpoint::Endpoint;
 use crate::providers::{Client, ModelTable, Transport, provider};
-use crate::sandboxes::{self, Network, Sandbox, SandboxKind, Settings as SandboxSettings, Supervisor, Surroundings};
+use crate::sandboxes::{self, Sandbox, SandboxKind, Settings as SandboxSettings, Supervisor, Surroundings};
 use crate::secrets::Masker;
 use crate::steps::models::Clients;
 use crate::steps::repo::Repo;
@@ -60,7 +60,7 @@ impl Store for Artifacts {
     }
 }
 
-fn environment(name: &str) -> Option<String> {
+pub(super) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
@@ -130,7 +130,7 @@ impl Shop {
     }
 
     /// The sandbox settings of a repository, or of pipelines without one.
-    fn sandbox_of(&self, repo: Option<&str>) -> (&config::Sandbox, &'static str) {
+    pub(super) fn sandbox_of(&self, repo: Option<&str>) -> (&config::Sandbox, &'static str) {
         let own = repo.and_then(|name| self.config.repos.get(name)).and_then(|repo| repo.sandbox.as_ref());
         let chosen = own.unwrap_or(&self.config.sandbox);
         (chosen, chosen.kind.name())
@@ -211,12 +211,9 @@ impl Shop {
         let clients: Clients =
             Self::roles_of(pipeline).map(|role| (role, self.client(role, &cassettes, now).map(Arc::new))).collect();
         let repo = spec.repo.as_deref().map(|name| self.repo(name)).transpose()?;
-        let all = |repo: &config::Repo| repo.network == ["*"];
-        let network = spec.repo.as_ref().and_then(|name| self.config.repos.get(name)).is_some_and(all);
         Ok(Equipment {
             masker: self.masker.clone(),
             sandbox: self.sandbox(&spec.sandbox, spec.repo.as_deref())?,
-            network: if network { Network::Full } else { Network::None },
             repo,
             clients,
             prompts: Prompts::of_home(&self.home),
@@ -249,11 +246,24 @@ impl Outfitter for Shop {
             // Types without templates of their own look at what comes before them by type.
             let references: Option<Vec<StepId>> =
                 (step.kind == "shell").then(|| step.references.iter().cloned().collect());
-            let prepared =
-                PreparedStep { step: built, condition: step.condition.clone(), env: step.env.clone(), references };
+            let prepared = PreparedStep {
+                step: built,
+                condition: step.condition.clone(),
+                env: step.env.clone(),
+                grants: self.grants(step, spec.repo.as_deref()),
+                references,
+            };
             steps.insert(step.id.clone(), prepared);
         }
         Ok(Prepared { steps, equipment })
+    }
+
+    fn sandbox(&self, spec: &RunSpec) -> Option<Result<Arc<dyn Sandbox>, Failure>> {
+        Some(Shop::sandbox(self, &spec.sandbox, spec.repo.as_deref()))
+    }
+
+    fn caps(&self) -> Caps {
+        Caps { runs: self.config.limits.runs, per_repo: self.config.limits.per_repo }
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
+use super::grants::{Author, author_of};
 use super::outfit::{Cassettes, Shop};
 use super::{App, Problem, Settings, ShownPrompt, TaskRequest, TaskSource};
 use crate::config::Config;
@@ -25,7 +26,7 @@ const DIFF_MAX: usize = 16 * 1024 * 1024;
 impl App {
     /// Checks a task completely and makes what a run is accepted with; nothing is written.
     pub async fn new_run(&self, request: TaskRequest) -> Result<RunSpec, Error> {
-        let (task, pipeline) = self.read_request(&request.source, request.who.channel == "cli")?;
+        let (task, pipeline, author) = self.read_request(&request.source, request.who.channel == "cli")?;
         let inputs =
             fill_inputs(&pipeline, task.inputs, task.repo.as_deref(), task.task.as_deref()).map_err(|wrong| {
                 Error::refused("bad_inputs", wrong.join("\n"))
@@ -35,6 +36,8 @@ impl App {
         let repo = named("repo", task.repo);
         let text = named("task", task.task).unwrap_or_default();
         self.check_repo(&pipeline, repo.as_deref())?;
+        self.check_targets(&task.notify)?;
+        self.shop().check_grants(&pipeline, author, repo.as_deref())?;
         let spec = RunSpec {
             task_id: request.id.unwrap_or_else(|| RunId(uuid::Uuid::now_v7())),
             pipeline: pipeline.name.clone(),
@@ -63,6 +66,26 @@ impl App {
         Ok(spec)
     }
 
+    /// Whoever a task wants told can be told.
+    fn check_targets(&self, targets: &[String]) -> Result<(), Error> {
+        let webhook = self.config().notify.webhook.is_some();
+        for target in targets {
+            let known = target.strip_prefix("telegram:").is_some_and(|chat| chat.parse::<i64>().is_ok());
+            if known || (target == "webhook" && webhook) {
+                continue;
+            }
+            let hint = match target.split(':').next().unwrap_or_default() {
+                "webhook" => "name it `webhook`, and set `notify: {webhook: {url: …, secret: …}}` in devo.yaml",
+                "email" | "mail" | "smtp" | "desktop" => "e-mail and desktop are not available in this version",
+                _ => "use `telegram:CHAT` with the chat's number, or `webhook`",
+            };
+            return Err(
+                Error::refused("unknown_target", format!("`notify` cannot tell `{}`", super::clip(target))).hint(hint)
+            );
+        }
+        Ok(())
+    }
+
     /// Tries the sandbox, unless it worked a moment ago: of many tasks that come together, one pays for it.
     async fn try_sandbox(&self, spec: &RunSpec, sandbox: &dyn crate::sandboxes::Sandbox) -> Result<(), Error> {
         let key = (spec.sandbox.clone(), spec.repo.clone());
@@ -79,7 +102,7 @@ impl App {
 
     /// `paths`: whether the pipeline may be named by the path of a file, as at a terminal. From elsewhere it would read files
     /// that the asker may not see, and show their lines in the answer.
-    fn read_request(&self, source: &TaskSource, paths: bool) -> Result<(Task, Pipeline), Error> {
+    fn read_request(&self, source: &TaskSource, paths: bool) -> Result<(Task, Pipeline, Author), Error> {
         let task = match source {
             TaskSource::File { name, text } => yaml::parse_bytes(name, text.as_bytes())
                 .and_then(|document| read_task(&document))
@@ -94,8 +117,8 @@ impl App {
             },
         };
         let mut task = task;
-        let pipeline = match &task.pipeline {
-            PipelineRef::Inline(pipeline) => pipeline.as_ref().clone(),
+        let (pipeline, author) = match &task.pipeline {
+            PipelineRef::Inline(pipeline) => (pipeline.as_ref().clone(), Author::Anyone),
             PipelineRef::Named(name)
                 if !paths && (name.contains('/') || name.ends_with(".yaml") || name.ends_with(".yml")) =>
             {
@@ -122,11 +145,11 @@ impl App {
                 task.inputs.insert(name.clone(), value);
             }
         }
-        Ok((task, pipeline))
+        Ok((task, pipeline, author))
     }
 
     /// A pipeline by its name under pipelines/, or by the path of a file.
-    fn read_pipeline(&self, name: &str) -> Result<Pipeline, Error> {
+    fn read_pipeline(&self, name: &str) -> Result<(Pipeline, Author), Error> {
         let folder = self.home.join("pipelines");
         let plain = !name.contains('/') && !name.ends_with(".yaml") && !name.ends_with(".yml");
         let path = if plain { folder.join(format!("{name}.yaml")) } else { PathBuf::from(name) };
@@ -145,9 +168,10 @@ impl App {
             }
         })?;
         let shown = path.display().to_string();
-        yaml::parse_bytes(&shown, &bytes)
+        let read = yaml::parse_bytes(&shown, &bytes)
             .and_then(|document| pipeline::read(&document))
-            .map_err(|wrong| invalid(&wrong, &String::from_utf8_lossy(&bytes)))
+            .map_err(|wrong| invalid(&wrong, &String::from_utf8_lossy(&bytes)))?;
+        Ok((read, author_of(name, &path, &folder)))
     }
 
     /// Steps that need a repository have one, and its checks exist.
@@ -211,7 +235,7 @@ impl App {
 
     /// The prompts of a step for a task, rendered; no call is made.
     pub async fn prompts(&self, step: &str, request: TaskRequest) -> Result<Vec<ShownPrompt>, Error> {
-        let (task, pipeline) = self.read_request(&request.source, true)?;
+        let (task, pipeline, _) = self.read_request(&request.source, true)?;
         let Some(def) = pipeline.steps.iter().find(|def| def.id.as_str() == step) else {
             let known: Vec<&str> = pipeline.steps.iter().map(|def| def.id.as_str()).collect();
             return Err(Error::refused("unknown_step", format!("`{}` has no step `{step}`", pipeline.name))

@@ -1,9 +1,9 @@
-//! Entries of a network allow-list: which hosts a command may reach, and on which ports.
+//! Network allow-lists and their entries: which hosts a command may reach, and on which ports.
 //!
 //! Purely about names: whether an address that a name resolves to may be reached is for whoever resolves it.
 
+use ::core::net::IpAddr;
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -51,9 +51,76 @@ impl Domain {
             }
     }
 
+    /// Whether everything that another entry covers is covered by this one.
+    pub fn covers_entry(&self, other: &Self) -> bool {
+        let ports = match other.port {
+            Some(port) => &[port][..],
+            None => &USUAL_PORTS[..],
+        };
+        let hosts = match (&self.host, &other.host) {
+            (_, Host::Name(name)) => return ports.iter().all(|port| self.covers(name, *port)),
+            (_, Host::Address(address)) => return ports.iter().all(|port| self.covers(&address.to_string(), *port)),
+            (Host::Below(own), Host::Below(other)) => {
+                own == other || other.strip_suffix(own.as_str()).is_some_and(|rest| rest.ends_with('.'))
+            }
+            (Host::Name(_) | Host::Address(_), Host::Below(_)) => false,
+        };
+        hosts && ports.iter().all(|port| self.port.map_or(USUAL_PORTS.contains(port), |own| own == *port))
+    }
+
     /// Whether a person wrote down a plain address, which may then also be a private one.
     pub fn is_address(&self) -> bool {
         matches!(self.host, Host::Address(_))
+    }
+}
+
+/// What a `network` key grants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reach {
+    /// These hosts; none at all where the list is empty.
+    Domains(Vec<Domain>),
+    /// The whole network: `["*"]`.
+    All,
+}
+
+impl Default for Reach {
+    fn default() -> Self {
+        Self::Domains(Vec::new())
+    }
+}
+
+impl Reach {
+    /// Reads the entries of a `network` key.
+    ///
+    /// # Errors
+    /// Every entry that is none, with its place in the list.
+    pub fn read<S: AsRef<str>>(entries: &[S]) -> Result<Self, Vec<(usize, DomainError)>> {
+        if let [only] = entries
+            && only.as_ref() == "*"
+        {
+            return Ok(Self::All);
+        }
+        let (mut domains, mut wrong) = (Vec::new(), Vec::new());
+        for (at, entry) in entries.iter().enumerate() {
+            match entry.as_ref().parse() {
+                Ok(domain) => domains.push(domain),
+                Err(error) => wrong.push((at, error)),
+            }
+        }
+        if wrong.is_empty() { Ok(Self::Domains(domains)) } else { Err(wrong) }
+    }
+
+    /// What `other` grants and this does not, in words; `None` where this grants all of it.
+    pub fn beyond(&self, other: &Self) -> Option<String> {
+        match (self, other) {
+            (Self::All, _) => None,
+            (Self::Domains(_), Self::All) => Some("the whole network".to_owned()),
+            (Self::Domains(own), Self::Domains(others)) => {
+                let missing = others.iter().filter(|other| !own.iter().any(|own| own.covers_entry(other)));
+                let missing: Vec<String> = missing.map(|domain| format!("`{domain}`")).collect();
+                (!missing.is_empty()).then(|| missing.join(", "))
+            }
+        }
     }
 }
 
@@ -160,6 +227,30 @@ mod tests {
             assert_eq!(domain.covers(host, port), wanted, "{entry} and {host}:{port}");
             assert_eq!(domain.to_string().parse::<Domain>().expect("its own text"), domain);
         }
+    }
+
+    #[test]
+    fn one_list_grants_another_only_where_it_covers_all_of_it() {
+        let reach = |entries: &[&str]| Reach::read(entries).expect("entries");
+        for (own, other, wanted) in [
+            (&["*"][..], &["a.org", "*.b.org"][..], None),
+            (&["*"], &["*"], None),
+            (&["a.org"], &["*"], Some("the whole network")),
+            (&[], &[], None),
+            (&[], &["a.org"], Some("`a.org`")),
+            (&["*.a.org", "b.org"], &["x.a.org", "*.y.a.org", "b.org:443"], None),
+            (&["*.a.org"], &["a.org", "*.org"], Some("`a.org`, `*.org`")),
+            (&["*.a.org"], &["*.a.org"], None),
+            (&["*.a.org:443"], &["*.a.org"], Some("`*.a.org`")),
+            (&["a.org:8443"], &["a.org"], Some("`a.org`")),
+            (&["a.org"], &["a.org:22"], Some("`a.org:22`")),
+            (&["10.0.0.1:80"], &["10.0.0.1:80"], None),
+            (&["10.0.0.1:80"], &["10.0.0.2:80"], Some("`10.0.0.2:80`")),
+        ] {
+            assert_eq!(reach(own).beyond(&reach(other)).as_deref(), wanted, "{own:?} and {other:?}");
+        }
+        let wrong = Reach::read(&["a.org", "*", "x y"]).unwrap_err();
+        assert_eq!(wrong.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [1, 2]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod plan;
 pub(crate) mod properties;
 pub mod report;
 pub mod request;
+pub mod rings;
 pub mod scheduler;
 pub mod service;
 pub mod state;

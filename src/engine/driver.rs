@@ -4,6 +4,7 @@
 //! A tick's events share one transaction, so that a step's end and the next one's start cost one fsync.
 
 use std::collections::HashMap;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,9 +12,13 @@ use async_trait::async_trait;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::log::RunLog;
+use super::masking::masked;
+use super::permits::{Permit, Ticket};
+use super::rooms::Rooms;
 use super::{Ask, Engine, EngineError, Notice, Outputs, Prepared, load, summary};
 use crate::core::budget::{Usage, Usd};
 use crate::core::event::{Event, EventBody, Question, QuestionKind, RunSpec};
@@ -24,10 +29,15 @@ use crate::core::scheduler::{Effect, due, wake_after, wake_at};
 use crate::core::state::{Phase, RunState};
 use crate::core::time::Timestamp;
 use crate::journal::JournalError;
-use crate::steps::{CallIntent, Context, Ledger, Log as _, NoCall, Outcome, Produced, Stream, Turn, template_context};
+use crate::steps::{
+    CallIntent, Context, Equipment, Grants, Ledger, Log as _, NoCall, Outcome, Produced, Stream, Turn, scope_of,
+    template_context,
+};
 
 /// How long running steps may take to stop when the engine is told to.
 const GRACE: Duration = Duration::from_secs(10);
+/// Where nothing happens for longer than this, nothing is kept warm.
+const LONG_WAIT: Duration = Duration::from_secs(60);
 /// Between tries to write to a journal that is full or busy.
 const JOURNAL_RETRY: Duration = Duration::from_secs(2);
 /// A step's output above this is refused: it belongs in an artifact.
@@ -78,22 +88,56 @@ struct Driver<'e> {
     graph: Graph,
     state: RunState,
     prepared: Arc<Prepared>,
+    equipment: Arc<Equipment>,
     log: Arc<RunLog>,
     tasks: JoinSet<(StepIndex, Outcome)>,
     indices: HashMap<tokio::task::Id, StepIndex>,
     live: HashMap<StepIndex, Live>,
     money: mpsc::Sender<Money>,
     staged: Vec<Event>,
+    turn: RunTurn,
+    rooms: Rooms,
     stop: CancellationToken,
-    /// Running steps were told to stop because the engine stops.
+    /// When running steps are told to stop because the engine stops.
+    shut_at: Option<Instant>,
+    /// They were told.
     shut: bool,
+}
+
+/// Whether the run may work: see [`super::Caps`].
+enum RunTurn {
+    /// It has nothing to do.
+    Idle,
+    /// It has, and there is no room.
+    Queued(Ticket),
+    /// It works.
+    Working { _permit: Permit },
+}
+
+impl RunTurn {
+    /// Waits for the permit; for ever where nobody queued. Safe to drop while it waits.
+    async fn come(&mut self) {
+        match self {
+            Self::Queued(ticket) => *self = Self::Working { _permit: ticket.turn().await },
+            _ => std::future::pending().await,
+        }
+    }
+}
+
+/// What is due now.
+#[derive(Default)]
+struct Tick {
+    /// Steps whose start was recorded.
+    starts: Vec<StepIndex>,
+    /// The first step that would start if it were the run's turn.
+    held: Option<StepIndex>,
 }
 
 /// Drives a run; see [`Engine::drive`].
 pub(super) async fn drive(
     engine: &Engine,
     run: RunId,
-    mut requests: mpsc::Receiver<Ask>,
+    requests: mpsc::Receiver<Ask>,
     until: Until,
     stop: CancellationToken,
 ) -> Result<Stopped, EngineError> {
@@ -105,7 +149,8 @@ pub(super) async fn drive(
     let prepared = Arc::new(engine.outfitter.outfit(&spec).map_err(EngineError::Outfit)?);
     let dir = engine.run_dir(run);
     let logs = dir.join("logs");
-    std::fs::create_dir_all(&logs).map_err(|source| EngineError::Folder { path: logs.clone(), source })?;
+    let private = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&logs);
+    private.map_err(|source| EngineError::Folder { path: logs.clone(), source })?;
     let log = Arc::new(RunLog {
         run,
         dir: logs,
@@ -114,7 +159,8 @@ pub(super) async fn drive(
         feed: engine.feed.clone(),
         files: Mutex::new(HashMap::new()),
     });
-    let (money, mut asked) = mpsc::channel(64);
+    let (money, asked) = mpsc::channel(64);
+    let equipment = prepared.equipment.clone();
     let mut driver = Driver {
         engine,
         run,
@@ -122,56 +168,111 @@ pub(super) async fn drive(
         graph,
         state,
         prepared,
+        rooms: Rooms::new(equipment.sandbox.clone()),
+        equipment,
         log,
         tasks: JoinSet::new(),
         indices: HashMap::new(),
         live: HashMap::new(),
         money,
         staged: Vec::new(),
+        turn: RunTurn::Idle,
         stop,
+        shut_at: None,
         shut: false,
     };
-    driver.take_up()?;
-    loop {
-        let starts = driver.plan_tick()?;
-        driver.flush().await?;
-        for at in starts {
-            driver.perform(at);
-        }
-        if driver.state.ending().is_some() {
-            return Ok(Stopped::Ended);
-        }
-        let stopping = driver.stop.is_cancelled();
-        if driver.live.is_empty() {
-            if stopping {
-                return Ok(Stopped::Interrupted);
-            }
-            let only_people =
-                wake_at(&driver.graph, &driver.state).is_none() && driver.state.waiting().next().is_some();
-            if only_people && until == Until::PersonNeeded {
-                return Ok(Stopped::PersonNeeded);
-            }
-        }
-        let now = driver.now();
-        let wake = wake_after(&driver.graph, &driver.state, now).map(|at| Duration::from_millis(at.since(now)));
-        tokio::select! {
-            Some(joined) = driver.tasks.join_next_with_id() => {
-                driver.ended(joined)?;
-                // What ended meanwhile shares the transaction.
-                while let Some(joined) = driver.tasks.try_join_next_with_id() {
-                    driver.ended(joined)?;
-                }
-            }
-            Some(money) = asked.recv() => driver.settle(money).await?,
-            Some(ask) = requests.recv() => driver.request(ask).await?,
-            () = tokio::time::sleep(wake.unwrap_or(Duration::MAX)), if wake.is_some() => {}
-            // Told apart from `stopping`: the word may come after the check above and before this wait.
-            () = driver.stop.cancelled(), if !driver.shut => driver.shut_down(),
-        }
-    }
+    let stopped = driver.go(asked, requests, until).await;
+    // What still runs ends first (after an error, something may); then nothing of the run is kept warm.
+    let _ = tokio::time::timeout(GRACE, driver.tasks.shutdown()).await;
+    driver.rooms.close().await;
+    stopped
 }
 
 impl Driver<'_> {
+    async fn go(
+        &mut self,
+        mut asked: mpsc::Receiver<Money>,
+        mut requests: mpsc::Receiver<Ask>,
+        until: Until,
+    ) -> Result<Stopped, EngineError> {
+        self.take_up()?;
+        loop {
+            let tick = self.plan_tick()?;
+            self.flush().await?;
+            if self.queue_up(&tick) {
+                continue;
+            }
+            for at in tick.starts {
+                self.perform(at);
+            }
+            if self.state.ending().is_some() {
+                return Ok(Stopped::Ended);
+            }
+            let stopping = self.stop.is_cancelled();
+            let now = self.now();
+            let wake = wake_after(&self.graph, &self.state, now).map(|at| Duration::from_millis(at.since(now)));
+            if self.live.is_empty() {
+                if stopping {
+                    return Ok(Stopped::Interrupted);
+                }
+                let only_people = tick.held.is_none()
+                    && wake_at(&self.graph, &self.state).is_none()
+                    && self.state.waiting().next().is_some();
+                if only_people && until == Until::PersonNeeded {
+                    return Ok(Stopped::PersonNeeded);
+                }
+                if wake.is_none_or(|wake| wake > LONG_WAIT) {
+                    self.rooms.vacate();
+                }
+            }
+            tokio::select! {
+                Some(joined) = self.tasks.join_next_with_id() => {
+                    self.ended(joined)?;
+                    // What ended meanwhile shares the transaction.
+                    while let Some(joined) = self.tasks.try_join_next_with_id() {
+                        self.ended(joined)?;
+                    }
+                }
+                Some(money) = asked.recv() => self.settle(money).await?,
+                Some(ask) = requests.recv() => self.request(ask).await?,
+                () = tokio::time::sleep(wake.unwrap_or(Duration::MAX)), if wake.is_some() => {}
+                // The time in the queue is not the run's.
+                () = self.turn.come() => self.stage(EventBody::Resumed {})?,
+                // Told apart from `stopping`: the word may come after the check above and before this wait.
+                () = self.stop.cancelled(), if self.shut_at.is_none() => {
+                    self.shut_at = Some(Instant::now() + self.engine.patience());
+                }
+                () = tokio::time::sleep_until(self.shut_at.unwrap_or_else(Instant::now)), if self.shut_at.is_some() && !self.shut => {
+                    self.shut_down();
+                }
+            }
+        }
+    }
+
+    /// Takes or gives back the run's turn, as it has something to do or not. True where it is its turn just now, and what is
+    /// due must be asked again.
+    fn queue_up(&mut self, tick: &Tick) -> bool {
+        match (&self.turn, tick.held) {
+            (RunTurn::Idle, Some(at)) => {
+                let repo = self.spec.repo.as_deref();
+                let mut ticket = self.engine.permits.ask(repo);
+                if let Some(permit) = ticket.now() {
+                    self.turn = RunTurn::Working { _permit: permit };
+                    return true;
+                }
+                let why = self.engine.permits.why(repo);
+                self.log.line(&self.graph.node(at).id, Stream::Note, &why);
+                self.turn = RunTurn::Queued(ticket);
+            }
+            (RunTurn::Queued(_), None) => self.turn = RunTurn::Idle,
+            (RunTurn::Working { .. }, None) if tick.starts.is_empty() && self.live.is_empty() => {
+                self.turn = RunTurn::Idle
+            }
+            _ => {}
+        }
+        false
+    }
+
     /// Never before the last event: another machine's or an earlier boot's clock may have been ahead.
     fn now(&self) -> Timestamp {
         self.engine.clock.now().max(self.state.updated_at())
@@ -227,18 +328,25 @@ impl Driver<'_> {
     }
 
     /// Stages the intent of everything that is due; the steps to perform come back.
-    fn plan_tick(&mut self) -> Result<Vec<StepIndex>, EngineError> {
-        let mut starts = Vec::new();
+    fn plan_tick(&mut self) -> Result<Tick, EngineError> {
+        let mut tick = Tick::default();
         loop {
             let mut moved = false;
             for effect in due(&self.graph, &self.state, self.now()) {
                 match effect {
                     Effect::Start(_) | Effect::Forbid(_) if self.stop.is_cancelled() => {}
+                    Effect::Start(at) if !matches!(self.turn, RunTurn::Working { .. }) => {
+                        tick.held.get_or_insert(at);
+                    }
+                    // The clock runs on in the queue; the time there is not the run's.
+                    Effect::WallLimit if matches!(self.turn, RunTurn::Queued(_)) => {
+                        tick.held.get_or_insert(0);
+                    }
                     Effect::Start(at) => {
                         let (attempt, round, turn) = self.state.next_start(at);
                         let step = self.graph.node(at).id.clone();
                         self.stage(EventBody::StepStarted { step, attempt, round, turn })?;
-                        starts.push(at);
+                        tick.starts.push(at);
                     }
                     Effect::Forbid(at) => {
                         let step = self.graph.node(at).id.clone();
@@ -262,7 +370,7 @@ impl Driver<'_> {
                 }
             }
             if !moved {
-                return Ok(starts);
+                return Ok(tick);
             }
         }
     }
@@ -313,35 +421,61 @@ impl Driver<'_> {
             usd: step.usd,
             usage: step.usage,
         };
+        if let Some(taken) = self.fresh_room() {
+            self.equipment = taken;
+        }
         let context = Context {
             step: self.graph.node(at).id.clone(),
             spec: self.spec.clone(),
             plan: self.state.plan().cloned(),
             outputs: self.outputs(at),
             env: Vec::new(),
+            grants: Grants::default(),
             run_dir: self.engine.run_dir(self.run),
             now: self.now(),
-            equipment: self.prepared.equipment.clone(),
+            equipment: self.equipment.clone(),
             ledger: Arc::new(MoneyDesk { sender: self.money.clone() }),
             log: self.log.clone(),
             cancel: token.clone(),
         };
         let prepared = self.prepared.clone();
+        let freed = self.rooms.freed(at);
+        let masker = self.equipment.masker.clone();
         // Beyond the grace, a step that ignores its token is dropped; what it started dies with its sandbox.
         let task = async move {
+            // What an earlier turn shared is gone before this one wants it anew.
+            freed.await;
             let cancelled = context.cancel.clone();
             let grace = async move {
                 cancelled.cancelled().await;
                 tokio::time::sleep(GRACE).await;
             };
             tokio::select! {
-                outcome = turn_of(&prepared, context, turn) => (at, outcome),
+                outcome = turn_of(&prepared, context, turn) => (at, masked(&masker, outcome)),
                 () = grace => (at, Outcome::Fail(Failure::terminal("stuck", "the step did not stop in time"))),
             }
         };
         let handle = self.tasks.spawn(task);
         self.indices.insert(handle.id(), at);
         self.live.insert(at, Live { token, why: None });
+    }
+
+    /// The equipment with a sandbox of its own, where the one before was closed.
+    fn fresh_room(&mut self) -> Option<Arc<Equipment>> {
+        if !self.rooms.is_vacant() {
+            return None;
+        }
+        match self.engine.outfitter.sandbox(&self.spec)? {
+            Ok(sandbox) => {
+                self.rooms.enter(sandbox.clone());
+                Some(Arc::new(Equipment { sandbox, ..self.equipment.as_ref().clone() }))
+            }
+            // The closed one says by itself what it cannot do.
+            Err(failure) => {
+                tracing::warn!("{}", failure.message);
+                None
+            }
+        }
     }
 
     /// Records how a turn ended.
@@ -362,6 +496,11 @@ impl Driver<'_> {
             }
         };
         let why = self.live.remove(&at).and_then(|live| live.why);
+        if !matches!(outcome, Outcome::Again(_)) {
+            // Also where the step only waits: nothing is kept for it meanwhile.
+            let state = self.state.step(at);
+            self.rooms.release(at, scope_of(&self.graph.node(at).id, state.attempt, state.round));
+        }
         let step = self.graph.node(at).id.clone();
         let body = match (why, outcome) {
             (_, Outcome::Done(output)) => match serde_json::to_vec(&output).map_or(usize::MAX, |text| text.len()) {
@@ -471,6 +610,10 @@ impl Driver<'_> {
 async fn turn_of(prepared: &Prepared, mut context: Context, turn: Turn) -> Outcome {
     let Some(step) = prepared.steps.get(&context.step) else {
         return Outcome::Fail(Failure::terminal("bug", format!("step `{}` was not prepared", context.step)));
+    };
+    context.grants = match &step.grants {
+        Ok(grants) => grants.clone(),
+        Err(failure) => return Outcome::Fail(failure.clone()),
     };
     if (step.condition.is_some() && turn.turn == 1) || !step.env.is_empty() {
         let values = template_context(&context.spec, &context.outputs);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -48,7 +49,7 @@ impl RunLog {
         let mut files = self.files.lock().expect("no holder of this lock can panic");
         if !files.contains_key(&line.step) {
             let path = self.dir.join(format!("{}.jsonl", line.step));
-            let file = OpenOptions::new().create(true).append(true).open(path)?;
+            let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
             let size = file.metadata()?.len();
             files.insert(line.step.clone(), (file, size));
         }
@@ -72,7 +73,8 @@ impl RunLog {
 impl Log for RunLog {
     fn line(&self, step: &StepId, stream: Stream, text: &str) {
         for part in text.lines() {
-            let mut text = crate::secrets::printable(&self.masker.mask(part));
+            // In this order: codes may stand within a secret.
+            let mut text = self.masker.mask(&crate::secrets::printable(part));
             if text.len() > LINE_MAX {
                 let cut = (0..=LINE_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
                 text.truncate(cut);

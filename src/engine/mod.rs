@@ -5,9 +5,15 @@ mod clock;
 mod driver;
 mod lock;
 mod log;
+mod masking;
+mod permits;
+mod rooms;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,20 +26,27 @@ use crate::core::failure::Failure;
 use crate::core::graph::Graph;
 use crate::core::id::{RunId, StepId};
 use crate::core::report;
-use crate::core::request::{Refused, Request};
+use crate::core::request::{Refused, Request, Signal};
 use crate::core::state::{IllegalEvent, RunState};
 use crate::journal::{Acceptance, Journal, JournalError, Summary, Verdict};
-use crate::steps::{Equipment, Step, Stream};
+use crate::sandboxes::Sandbox;
+use crate::steps::{Equipment, Grants, Step, Stream};
+
+use permits::Permits;
 
 pub use clock::Clock;
 pub use driver::{Stopped, Until};
 pub use lock::{HomeLock, LockError};
 pub use log::Line;
+pub use permits::Caps;
 
 /// How often requests of other processes are looked for: soon enough to feel immediate, rare enough to cost nothing.
 const POSTED_POLL: Duration = Duration::from_millis(50);
 /// Notices that a slow listener may lag behind before it loses the oldest (it can read the journal).
 const FEED: usize = 4096;
+
+/// The file in a run's folder that says that its workspace was removed: the run cannot be retried.
+pub const CLEARED: &str = "cleared";
 
 /// Something that listeners may show; the journal, not this, is the record.
 #[derive(Debug, Clone)]
@@ -73,6 +86,8 @@ pub struct PreparedStep {
     pub condition: Option<String>,
     /// The `env` templates.
     pub env: Vec<(String, String)>,
+    /// What its commands are given, or why the step cannot have what it names: it then fails before anything of it runs.
+    pub grants: Result<Grants, Failure>,
     /// The steps whose outputs its templates name; `None` where it may look at all that come before it.
     pub references: Option<Vec<StepId>>,
 }
@@ -89,6 +104,17 @@ pub struct Prepared {
 pub trait Outfitter: Send + Sync {
     /// Parses the stored pipeline and finds the equipment, or says what is missing.
     fn outfit(&self, spec: &RunSpec) -> Result<Prepared, Failure>;
+
+    /// Another sandbox for a run whose first one was closed while nothing ran; `None` where a closed one can go on.
+    fn sandbox(&self, spec: &RunSpec) -> Option<Result<Arc<dyn Sandbox>, Failure>> {
+        let _ = spec;
+        None
+    }
+
+    /// How many runs may work at once.
+    fn caps(&self) -> Caps {
+        Caps::default()
+    }
 }
 
 /// What the engine cannot do.
@@ -148,18 +174,45 @@ pub struct Engine {
     clock: Clock,
     feed: broadcast::Sender<Notice>,
     driven: Mutex<HashMap<RunId, mpsc::Sender<Ask>>>,
+    permits: Arc<Permits>,
+    /// How long running steps may go on by themselves after the stop, in milliseconds.
+    patience_ms: AtomicU64,
 }
 
 impl Engine {
     /// An engine over a journal; the caller holds the home's lock.
     pub fn new(journal: Arc<dyn Journal>, home: PathBuf, outfitter: Arc<dyn Outfitter>, clock: Clock) -> Arc<Self> {
         let (feed, _) = broadcast::channel(FEED);
-        Arc::new(Self { journal, home, outfitter, clock, feed, driven: Mutex::new(HashMap::new()) })
+        let permits = Permits::new(outfitter.caps());
+        Arc::new(Self {
+            journal,
+            home,
+            outfitter,
+            clock,
+            feed,
+            driven: Mutex::new(HashMap::new()),
+            permits,
+            patience_ms: AtomicU64::new(0),
+        })
     }
 
     /// Everything that happens from now on.
     pub fn subscribe(&self) -> broadcast::Receiver<Notice> {
         self.feed.subscribe()
+    }
+
+    /// Lets running steps go on for this long after a stop, before they are told to end. At a terminal nobody wants to wait.
+    pub fn be_patient(&self, patience: Duration) {
+        self.patience_ms.store(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Other limits of how many runs work at once, from now on.
+    pub fn limit(&self, caps: Caps) {
+        self.permits.limit(caps);
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_millis(self.patience_ms.load(Ordering::Relaxed))
     }
 
     /// The folder of a run.
@@ -179,7 +232,8 @@ impl Engine {
         Ok(acceptance)
     }
 
-    /// Drives a run until it ends, or until a person is needed where `until` says so, or until `stop` fires.
+    /// Drives a run until it ends, or until a person is needed where `until` says so, or until `stop` fires. It works only in
+    /// its turn ([`Caps`]), and counts only while it works: not while it waits for a person.
     pub async fn drive(
         self: &Arc<Self>,
         run: RunId,
@@ -206,6 +260,10 @@ impl Engine {
 
     /// Hands a request to whoever drives the run; if nobody does, decides and records it here.
     pub async fn submit(&self, run: RunId, request: Request) -> Result<Answer, EngineError> {
+        if matches!(request.signal, Signal::Retry { .. }) && self.run_dir(run).join(CLEARED).exists() {
+            let message = "the workspace of this run was removed by `devo gc`: submit its task again";
+            return Ok(Answer::Refused(Refused { code: "cleared".to_owned(), message: message.to_owned() }));
+        }
         let driver = self.driven.lock().expect("no holder of this lock can panic").get(&run).cloned();
         if let Some(driver) = driver {
             let (reply, answer) = oneshot::channel();

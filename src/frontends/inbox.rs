@@ -384,7 +384,7 @@ mod tests {
         };
         for number in 0..30 {
             let claimed = drop(b"fix: it.v2.yaml", &number.to_string());
-            assert_eq!(inbox.claimed(), [claimed.clone()], "the id is found again");
+            assert_eq!(inbox.claimed(), std::slice::from_ref(&claimed), "the id is found again");
             inbox.done(&claimed).unwrap();
         }
         let mut kept: Vec<String> = std::fs::read_dir(dir.path().join("inbox/done"))

@@ -8,6 +8,7 @@ pub mod envelope;
 pub mod inbox;
 pub mod lines;
 pub mod web;
+pub mod webhook;
 pub mod words;
 
 use std::sync::Arc;
@@ -40,4 +41,4 @@ pub trait Channel: Send + Sync {
 pub type OpenChannel = fn(&App) -> Result<Option<Box<dyn Channel>>, Error>;
 
 /// Every channel of the daemon.
-pub const CHANNELS: &[OpenChannel] = &[inbox::open, web::open];
+pub const CHANNELS: &[OpenChannel] = &[inbox::open, web::open, webhook::open];

@@ -1,6 +1,7 @@
 //! Pipelines and tasks: text in, checked steps out, every mistake at once with its place. They know step types by their list;
 //! they run nothing.
 
+mod grants;
 mod read;
 mod schema;
 mod task;
@@ -12,8 +13,10 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::core::budget::Usd;
+use crate::core::domain::Reach;
 use crate::core::graph::{Authority, Graph, Node, OnFailure, Retry};
 use crate::core::id::StepId;
+use crate::core::service::Services;
 
 pub use read::read;
 pub use schema::{pipeline_schema, task_schema};
@@ -119,6 +122,12 @@ pub struct StepDef {
     pub always: bool,
     /// `env`: names and templates.
     pub env: Vec<(String, String)>,
+    /// `network`, which replaces the repository's.
+    pub network: Option<Reach>,
+    /// `secrets`: names from devo.yaml.
+    pub secrets: Vec<String>,
+    /// `services`, which replace the repository's of the same name.
+    pub services: Services,
     /// `revise` of an approving step.
     pub revise: Option<StepId>,
     /// The type's own keys.

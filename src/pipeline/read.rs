@@ -9,6 +9,7 @@ use crate::core::budget::Usd;
 use crate::core::graph::{Authority, Graph, GraphError, OnFailure, Retry};
 use crate::core::id::StepId;
 use crate::core::plan::sha256;
+use crate::core::service::Services;
 use crate::steps::{KINDS, Kind as StepKind};
 use crate::templates::{Mode, references};
 use crate::yaml::{Diagnostic, Document, Key, Kind, Node, Span};
@@ -19,9 +20,22 @@ const TOP_KEYS: &[&str] = &["name", "description", "inputs", "limits", "steps"];
 const LIMIT_KEYS: &[&str] = &["usd", "tokens", "wall"];
 const INPUT_KEYS: &[&str] = &["type", "required", "default", "enum", "description"];
 /// Keys that every step takes.
-const STEP_KEYS: &[&str] = &["type", "needs", "if", "timeout", "retry", "on_failure", "always", "env", "description"];
+const STEP_KEYS: &[&str] = &[
+    "type",
+    "needs",
+    "if",
+    "timeout",
+    "retry",
+    "on_failure",
+    "always",
+    "env",
+    "network",
+    "secrets",
+    "services",
+    "description",
+];
 /// Keys and types of the language that this version refuses by name, so that nobody believes that they work.
-const LATER_KEYS: &[&str] = &["network", "secrets", "services", "for_each", "max_parallel", "concurrency"];
+const LATER_KEYS: &[&str] = &["for_each", "max_parallel", "concurrency"];
 const LATER_TYPES: &[&str] = &["ask", "review", "prompt", "http", "notify", "pipeline"];
 /// Variables of a command that the engine sets itself.
 const RESERVED_ENV: &[&str] = &["PATH", "HOME", "LANG", "TZ"];
@@ -70,7 +84,7 @@ impl<'d> Reader<'d> {
         self.wrong.last_mut().expect("just pushed")
     }
 
-    fn advise(&mut self, advice: impl FnOnce(Diagnostic) -> Diagnostic) {
+    pub(super) fn advise(&mut self, advice: impl FnOnce(Diagnostic) -> Diagnostic) {
         if let Some(last) = self.wrong.pop() {
             self.wrong.push(advice(last));
         }
@@ -127,7 +141,7 @@ impl<'d> Reader<'d> {
         }
     }
 
-    fn whole(&mut self, node: &Node, what: &str, least: u64) -> Option<u64> {
+    pub(super) fn whole(&mut self, node: &Node, what: &str, least: u64) -> Option<u64> {
         let number = match &node.kind {
             Kind::Number(number) => number.as_u64(),
             _ => None,
@@ -308,10 +322,17 @@ impl<'d> Reader<'d> {
             on_failure,
             always: node.get("always").is_some_and(|node| self.boolean(node, "`always`")),
             env: node.get("env").map_or_else(Vec::new, |node| self.env(node)),
+            network: node.get("network").and_then(|node| self.network(node)),
+            secrets: node.get("secrets").map_or_else(Vec::new, |node| self.secrets(node, kind, &what)),
+            services: node.get("services").map_or_else(Services::new, |node| self.services(node)),
             revise: None,
             spec,
             references: BTreeSet::new(),
         };
+        if let Some(name) = def.secrets.iter().find(|name| def.env.iter().any(|(own, _)| own == *name)) {
+            let span = node.get("secrets").map_or(0..0, |node| node.span.clone());
+            self.fault(span, "duplicate_name", format!("{what} has `{name}` in `env` as well as in `secrets`"));
+        }
         if let Some(node) = node.get("description") {
             self.text(node, "`description`");
         }
@@ -476,10 +497,9 @@ impl<'d> Reader<'d> {
         let mut env = Vec::new();
         for (key, value) in self.map(node, "`env`") {
             let name = key.text.as_str();
-            let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
-            if !first || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+            if !is_variable(name) {
                 self.fault(key.span.clone(), "bad_name", format!("`{name}` is not the name of a variable"));
-            } else if name.starts_with("DEVO_") || RESERVED_ENV.contains(&name) {
+            } else if is_reserved(name) {
                 self.fault(key.span.clone(), "reserved_name", format!("`{name}` is set by the engine"));
             }
             let text = match &value.kind {
@@ -656,6 +676,17 @@ impl<'d> Reader<'d> {
             }
         }
     }
+}
+
+/// Whether a text can name a variable.
+pub(super) fn is_variable(name: &str) -> bool {
+    let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+    first && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// Whether the engine sets the variable itself.
+pub(super) fn is_reserved(name: &str) -> bool {
+    name.starts_with("DEVO_") || RESERVED_ENV.contains(&name)
 }
 
 fn nodes_of(drafts: &[Draft<'_>]) -> Vec<crate::core::graph::Node> {

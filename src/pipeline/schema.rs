@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::steps::KINDS;
+use crate::core::service::Service;
+use crate::steps::{KINDS, TAKES_SECRETS};
 
 const DRAFT: &str = "http://json-schema.org/draft-07/schema#";
 const ID: &str = "^[A-Za-z_][A-Za-z0-9_-]{0,63}$";
@@ -56,6 +57,9 @@ fn body() -> Value {
     for kind in KINDS {
         let own = own_schema((kind.schema)());
         let mut properties = common();
+        if !TAKES_SECRETS.contains(&kind.name) {
+            properties.shift_remove("secrets");
+        }
         properties.insert("type".to_owned(), json!({"const": kind.name, "description": kind.summary}));
         for (name, property) in own["properties"].as_object().into_iter().flatten() {
             properties.insert(name.clone(), property.clone());
@@ -112,6 +116,13 @@ fn common() -> Map<String, Value> {
         }]},
         "always": {"type": "boolean", "description": "runs after failures as well, for clean-up"},
         "env": {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}},
+        "network": {"type": "array", "items": {"type": "string"},
+            "description": "domains that its commands may reach, instead of the repository's; [] is none"},
+        "secrets": {"type": "array", "items": {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"}, "uniqueItems": true,
+            "description": "names from devo.yaml's `secrets`; `shell` and `test` get them as variables"},
+        "services": {"type": "object", "additionalProperties": own_schema(schemars::schema_for!(Service)),
+            "propertyNames": {"pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"},
+            "description": "containers beside its commands, by host name; they need a docker sandbox"},
         "description": {"type": "string"},
     });
     all.as_object().cloned().unwrap_or_default()

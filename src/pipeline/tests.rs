@@ -39,6 +39,23 @@ fn every_mistake_has_a_code_and_a_place() {
         ("steps:\n  b: {type: execute-loop, limits: {iterations: 0}}\n", ("unapproved", 2, 3)),
         ("inputs:\n  x: {type: text}\nsteps:\n  a: {type: shell, run: x}\n", ("unknown_type", 2, 13)),
         ("inputs:\n  x: {type: integer, default: one}\nsteps:\n  a: {type: shell, run: x}\n", ("wrong_type", 2, 31)),
+        ("steps:\n  a: {type: shell, run: x, network: example.org}\n", ("wrong_type", 2, 37)),
+        ("steps:\n  a: {type: shell, run: x, network: [a.org, 'http://b.org']}\n", ("bad_domain", 2, 45)),
+        ("steps:\n  a: {type: shell, run: x, network: ['*', a.org]}\n", ("bad_domain", 2, 38)),
+        ("steps:\n  a: {type: shell, run: x, secrets: [A-B]}\n", ("bad_name", 2, 38)),
+        ("steps:\n  a: {type: shell, run: x, secrets: [HOME]}\n", ("reserved_name", 2, 38)),
+        ("steps:\n  a: {type: shell, run: x, secrets: [T, T]}\n", ("duplicate_name", 2, 41)),
+        ("steps:\n  a: {type: shell, run: x, secrets: [T], env: {T: x}}\n", ("duplicate_name", 2, 37)),
+        ("steps:\n  p: {type: plan, secrets: [T]}\n", ("no_secrets_here", 2, 28)),
+        ("steps:\n  b: {type: execute-loop, secrets: [T]}\n", ("no_secrets_here", 2, 36)),
+        ("steps:\n  a: {type: shell, run: x, services: {db: {}}}\n", ("missing_key", 2, 43)),
+        ("steps:\n  a: {type: shell, run: x, services: {DB: {image: x}}}\n", ("bad_name", 2, 39)),
+        ("steps:\n  a: {type: shell, run: x, services: {db: {image: x, imag: y}}}\n", ("unknown_key", 2, 54)),
+        (
+            "steps:\n  a: {type: shell, run: x, services: {db: {image: '', ready_within_s: 0}}}\n",
+            ("wrong_value", 2, 51),
+        ),
+        ("steps:\n  a: {type: shell, run: x, services: {db: {image: x, ready_within_s: 0}}}\n", ("bad_number", 2, 70)),
         ("limits: {usd: 0}\nsteps:\n  a: {type: shell, run: x}\n", ("impossible_limit", 1, 15)),
         ("limits: {wall: 1m}\nsteps:\n  a: {type: shell, run: x, timeout: 2m}\n", ("impossible_limit", 3, 37)),
     ] {
@@ -81,6 +98,32 @@ fn the_shipped_pipeline_is_valid_for_reader_and_schema() {
     let broken = parse("x", &text.replace("type: push", "type: pusch")).unwrap();
     assert!(!validator.is_valid(&broken.root.to_json()));
     assert!(jsonschema::validator_for(&task_schema()).is_ok());
+}
+
+#[test]
+fn grants_are_read_as_they_are_written() {
+    let text = "steps:\n  a:\n    type: shell\n    run: x\n    network: [a.org, '*.b.org:8443']\n    secrets: [T]\n    services:\n      \
+                db: {image: 'postgres:17', env: {A: b}, command: run, ready: pg_isready, ready_within_s: 5}\n  \
+                b: {type: plan, network: ['*'], services: {}}\n";
+    let document = parse("p", text).unwrap();
+    let steps = read(&document).unwrap().steps;
+    let reach = crate::core::domain::Reach::read(&["a.org", "*.b.org:8443"]).unwrap();
+    assert_eq!((steps[0].network.as_ref(), steps[0].secrets.as_slice()), (Some(&reach), &["T".to_owned()][..]));
+    let service = &steps[0].services["db"];
+    assert_eq!(
+        (service.image.as_str(), service.env["A"].as_str(), service.ready_within_s),
+        ("postgres:17", "b", Some(5))
+    );
+    assert_eq!(steps[1].network, Some(crate::core::domain::Reach::All));
+    let schema = pipeline_schema();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    assert!(validator.is_valid(&document.root.to_json()), "the schema agrees");
+    for wrong in ["secrets: [T]\n    services: {DB: {image: x}}", "secrets: ['a b']", "network: a.org"] {
+        let text = format!("steps:\n  a:\n    type: shell\n    run: x\n    {wrong}\n");
+        assert!(!validator.is_valid(&parse("p", &text).unwrap().root.to_json()), "{wrong}");
+    }
+    let plan = "steps:\n  a: {type: plan, secrets: [T]}\n";
+    assert!(!validator.is_valid(&parse("p", plan).unwrap().root.to_json()), "only some types take secrets");
 }
 
 #[test]

@@ -52,11 +52,14 @@ impl Captured {
 
     /// For people and models: valid UTF-8, with a line that says what was cut where something was.
     pub fn text(&self) -> String {
+        self.text_of(|part, _, _| part.to_owned())
+    }
+
+    /// As [`Captured::text`], with each part passed through `edit`, which also hears whether a cut follows the part and
+    /// whether one comes before it.
+    pub fn text_of(&self, edit: impl Fn(&str, bool, bool) -> String) -> String {
         if let Some(whole) = self.whole() {
-            return match String::from_utf8(whole) {
-                Ok(text) => text,
-                Err(not_utf8) => String::from_utf8_lossy(not_utf8.as_bytes()).into_owned(),
-            };
+            return edit(&String::from_utf8_lossy(&whole), false, false);
         }
         // A character that the cut went through is cut bytes, not bad bytes.
         let head = match std::str::from_utf8(&self.head) {
@@ -66,12 +69,9 @@ impl Captured {
         let continuation = self.tail.iter().take(3).take_while(|byte| *byte & 0xC0 == 0x80).count();
         let tail: Vec<u8> = self.tail.iter().skip(continuation).copied().collect();
         let cut = self.total - (head.len() + tail.len()) as u64;
-        format!(
-            "{}\n[… {cut} of {} bytes cut …]\n{}",
-            String::from_utf8_lossy(head),
-            self.total,
-            String::from_utf8_lossy(&tail)
-        )
+        let (head, tail) = (String::from_utf8_lossy(head), String::from_utf8_lossy(&tail));
+        let (head, tail) = (edit(&head, true, false), edit(&tail, false, true));
+        format!("{head}\n[… {cut} of {} bytes cut …]\n{tail}", self.total)
     }
 }
 

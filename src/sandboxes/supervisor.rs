@@ -27,6 +27,7 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::cgroup::Group;
 use super::job::{self, End, Job, Origin, Place, Report};
+use super::leftovers::HOME_PREFIX;
 use super::{Exit, LimitHit, Limits, tree};
 
 /// The first argument that makes this program a supervisor.
@@ -121,7 +122,7 @@ fn start(job: &Job) -> io::Result<Running> {
     let home = match &job.place {
         Place::Host { home_parent, .. } => Some(
             tempfile::Builder::new()
-                .prefix("devo-home-")
+                .prefix(&format!("{HOME_PREFIX}{}-", std::process::id()))
                 .permissions(Permissions::from_mode(0o700))
                 .tempdir_in(home_parent)?,
         ),

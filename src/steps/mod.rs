@@ -16,10 +16,11 @@ mod shell;
 pub mod test;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -32,15 +33,21 @@ use crate::core::failure::Failure;
 use crate::core::graph::Authority;
 use crate::core::id::StepId;
 use crate::core::plan::{PlanRecord, sha256};
+use crate::core::service::Services;
 use crate::core::time::Timestamp;
 use crate::prompts::Prompts;
-use crate::sandboxes::{Network, Sandbox};
+use crate::sandboxes::{Command, Network, Sandbox};
 use crate::secrets::Masker;
 use crate::templates::Mode;
 
 /// The step types.
 pub static KINDS: &[Kind] =
     &[plan::KIND, approve::KIND, branch::KIND, execute_loop::KIND, test::KIND, commit::KIND, push::KIND, shell::KIND];
+
+/// The step types whose commands may get secrets: those whose commands a person wrote.
+pub const TAKES_SECRETS: &[&str] = &["shell", "test"];
+/// The step types that run commands, which the services of a repository are for.
+pub const RUN_COMMANDS: &[&str] = &["shell", "test", "execute-loop"];
 
 /// A step type: what the language needs to know of it.
 pub struct Kind {
@@ -132,6 +139,23 @@ pub trait Step: Send + Sync {
     async fn run(&self, cx: &Context, turn: Turn) -> Outcome;
 }
 
+/// What the commands of a step are given beside the workspace.
+#[derive(Debug, Clone)]
+pub struct Grants {
+    /// What they may reach.
+    pub network: Network,
+    /// What runs beside them.
+    pub services: Arc<Services>,
+    /// Variables whose values are known to the masker and go nowhere but into the environment of the step's commands.
+    pub secrets: Vec<(String, SecretString)>,
+}
+
+impl Default for Grants {
+    fn default() -> Self {
+        Self { network: Network::None, services: Arc::default(), secrets: Vec::new() }
+    }
+}
+
 /// What a step may use, and nothing else.
 pub struct Context {
     /// The step's id.
@@ -144,6 +168,8 @@ pub struct Context {
     pub outputs: BTreeMap<StepId, Produced>,
     /// The step's `env`, rendered.
     pub env: Vec<(String, String)>,
+    /// What its commands are given.
+    pub grants: Grants,
     /// The folder of the run: workspace, artifacts, logs.
     pub run_dir: PathBuf,
     /// When the turn started.
@@ -187,7 +213,7 @@ impl Context {
 
     /// Where a command's output goes line by line.
     pub fn lines(&self) -> commands::Lines<'_> {
-        commands::Lines::new(self.log.as_ref(), &self.step)
+        commands::Lines::new(self.log.as_ref(), &self.step, &self.equipment.masker)
     }
 
     /// A line for people, which is also kept in the run's log.
@@ -195,8 +221,18 @@ impl Context {
         self.log.line(&self.step, Stream::Note, text.as_ref());
     }
 
+    /// A command of this step with everything that the step was granted. Secrets are in its environment only.
+    pub fn command(&self, turn: &Turn, script: &str, workspace: &Path) -> Command {
+        let mut command = Command::new(script, workspace);
+        command.env = self.command_env(turn);
+        command.network = self.grants.network.clone();
+        command.services = self.grants.services.clone();
+        command.scope = scope_of(&self.step, turn.attempt, turn.round);
+        command
+    }
+
     /// What a command of this step sees beside PATH, HOME, LANG and TZ.
-    pub fn command_env(&self, turn: &Turn) -> Vec<(String, String)> {
+    fn command_env(&self, turn: &Turn) -> Vec<(String, String)> {
         let own = [
             ("DEVO_RUN_ID", self.spec.task_id.to_string()),
             ("DEVO_STEP", self.step.to_string()),
@@ -205,8 +241,15 @@ impl Context {
             ("DEVO_IDEMPOTENCY_KEY", self.idempotency_key(turn.round)),
         ];
         let own = own.into_iter().map(|(name, value)| (name.to_owned(), value));
-        self.env.iter().cloned().chain(own).collect()
+        let secrets = self.grants.secrets.iter();
+        let secrets = secrets.map(|(name, value)| (name.clone(), value.expose_secret().to_owned()));
+        self.env.iter().cloned().chain(secrets).chain(own).collect()
     }
+}
+
+/// The scope of an attempt's commands ([`Command::scope`]): all its turns share their services.
+pub fn scope_of(step: &StepId, attempt: u32, round: u32) -> String {
+    format!("{step}/{attempt}/{round}")
 }
 
 /// What templates and conditions of a run see.
@@ -293,13 +336,12 @@ pub trait Log: Send + Sync {
 }
 
 /// Everything that the steps of one run share.
+#[derive(Clone)]
 pub struct Equipment {
     /// Known secrets.
     pub masker: Masker,
     /// Where commands run.
     pub sandbox: Arc<dyn Sandbox>,
-    /// Whether commands may reach the network.
-    pub network: Network,
     /// The run's repository.
     pub repo: Option<repo::Repo>,
     /// Models by role.
@@ -315,7 +357,7 @@ pub mod bare {
     //! Equipment for steps that use none of it.
 
     use super::*;
-    use crate::sandboxes::{Command, Finished, OutputSink, SandboxError};
+    use crate::sandboxes::{Finished, OutputSink, SandboxError};
 
     struct Nothing;
 
@@ -353,7 +395,6 @@ pub mod bare {
         Equipment {
             masker: Masker::default(),
             sandbox: Arc::new(Nothing),
-            network: Network::None,
             repo: None,
             clients: models::Clients::new(),
             prompts: Prompts::embedded(),

@@ -5,11 +5,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::commands::sandbox_failure;
+use super::commands::{disk_full, limit_said, masked, sandbox_failure};
 use super::{Context, Kind, Outcome, Step, Turn, build};
 use crate::core::failure::Failure;
 use crate::core::graph::Authority;
-use crate::sandboxes::Command;
 use crate::templates::{Mode, render_shell};
 
 /// `shell` in the list.
@@ -59,24 +58,27 @@ impl Step for Shell {
             Err(failure) => return failure.into(),
         };
         let json_out = self.outputs == Some(Outputs::Json);
-        let mut command = Command::new(script, workspace);
-        command.env = cx.command_env(&turn);
-        command.network = cx.equipment.network.clone();
+        let mut command = cx.command(&turn, &script, &workspace);
         command.limits.output_bytes = if json_out { KEEP_JSON } else { KEEP };
         let done = match cx.equipment.sandbox.exec(&command, &cx.lines(), &cx.cancel).await {
             Ok(done) => done,
             Err(error) => return Outcome::Fail(sandbox_failure(&error)),
         };
-        let mask = |text: String| cx.equipment.masker.mask(&text);
-        let (stdout, stderr) = (mask(done.stdout.text()), mask(done.stderr.text()));
+        let masker = &cx.equipment.masker;
+        let (stdout, stderr) = (masked(&done.stdout, masker), masked(&done.stderr, masker));
         let Some(code) = done.exit.code() else {
             return Outcome::Fail(Failure::retryable("stopped", "the command was stopped"));
         };
+        if let Some(failure) = disk_full(&done) {
+            return failure.into();
+        }
         if code != 0 {
+            let limit = done.limits_hit.first().map_or(String::new(), |hit| format!("; {}", limit_said(*hit)));
             let shown = tail(if stderr.trim().is_empty() { &stdout } else { &stderr });
-            let failure = Failure::retryable("exit_code", format!("the command ended with exit code {code}:\n{shown}"))
-                .hint("`devo logs RUN` shows the whole output")
-                .feedback(format!("The step `{}` failed with exit code {code}:\n{shown}", cx.step));
+            let failure =
+                Failure::retryable("exit_code", format!("the command ended with exit code {code}{limit}:\n{shown}"))
+                    .hint("`devo logs RUN` shows the whole output")
+                    .feedback(format!("The step `{}` failed with exit code {code}:\n{shown}", cx.step));
             return Outcome::Fail(failure);
         }
         if !json_out {

@@ -39,6 +39,8 @@ const OWNERS: &[(&str, &str)] = &[
     ("rusqlite", "journal/sqlite.rs"),
     ("git2", "workspace"),
     ("reqwest", "providers"),
+    // A POST of ours, to the one address of devo.yaml.
+    ("reqwest", "frontends/webhook/post.rs"),
     ("clap", "frontends/cli"),
     ("indicatif", "frontends/cli"),
     ("minijinja", "templates"),
@@ -101,7 +103,8 @@ fn every_module_knows_only_what_is_below_it() {
         }
         for (dependency, owner) in OWNERS {
             let named = code_lines(&text).any(|line| line.contains(&format!("{dependency}::")));
-            if named && !name.starts_with(owner) {
+            let owned = OWNERS.iter().any(|(other, owner)| other == dependency && name.starts_with(owner));
+            if named && !owned {
                 wrong.push(format!("{name}: only {owner} may name {dependency}"));
             }
         }

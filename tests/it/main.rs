@@ -1,9 +1,14 @@
 //! End-to-end tests: the built binary, real git, real sandboxes, models behind a local fake of their wire formats.
 
 mod bad_input;
+mod concurrent;
+mod daemon;
 mod demo;
 mod fake;
+mod gc;
+mod grants;
 mod http;
+mod inbox;
 mod kills;
 mod language;
 mod layers;

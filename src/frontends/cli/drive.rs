@@ -93,7 +93,9 @@ async fn to_the_end(cx: &Cx, job: Job<'_>, stop: &CancellationToken) -> Result<E
     let here = matches!(hands, Hands::Here(_));
     let progress = Progress::new(&cx.err, cx.quiet, cx.verbose);
     let stream = cx.json.then_some(&cx.out);
-    let mut follower = Follower::start(run, journal.clone(), feed, stream, progress).await?;
+    // What a daemon did of a new run before this terminal looked is told as well.
+    let whole = matches!(&hands, Hands::Daemon(watch) if !watch.old);
+    let mut follower = Follower::start(run, journal.clone(), feed, stream, progress, whole).await?;
     let clock = Clock::start();
     let mut lines = cx.interactive().then(Lines::stdin);
     let mut yes = yes;

@@ -35,18 +35,19 @@ pub struct Follower<'a> {
 
 impl<'a> Follower<'a> {
     /// Starts from what the journal has. Of a run that is not new, only the acceptance is streamed again, so that every
-    /// stream begins with the run's id.
+    /// stream begins with the run's id; `whole` streams everything.
     pub async fn start(
         run: RunId,
         journal: Arc<dyn Journal>,
         feed: broadcast::Receiver<Notice>,
         stream: Option<&'a Out>,
         progress: Progress<'a>,
+        whole: bool,
     ) -> Result<Self, Error> {
         let mut this = Self { run, journal, feed, now: None, stream, told: String::new(), progress };
         for event in this.journal.events(run, 0).await? {
             this.fold(&event)?;
-            if matches!(event.body, EventBody::Accepted(_)) {
+            if whole || matches!(event.body, EventBody::Accepted(_)) {
                 this.tell(&event);
             }
         }

@@ -58,6 +58,8 @@ pub struct Watch<'a> {
     cx: &'a Cx,
     app: &'a App,
     run: RunId,
+    /// It began before it was watched.
+    pub old: bool,
     relay: Arc<Mutex<Relay>>,
     relaying: JoinHandle<()>,
 }
@@ -89,7 +91,7 @@ impl<'a> Watch<'a> {
                 }
             }
         });
-        Ok((Self { cx, app, run, relay, relaying }, receiver))
+        Ok((Self { cx, app, run, old, relay, relaying }, receiver))
     }
 
     /// Watches until the run ends, a person is needed or `stop` fires.

@@ -34,8 +34,10 @@ pub const ENTRY: Entry = Entry {
 const AGAIN: Duration = Duration::from_secs(5);
 /// Between two looks for runs that nobody drives: their cause may be gone.
 const TAKE_UP: Duration = Duration::from_secs(60);
-/// How long everything together may take to end; running steps have 10 seconds of it.
-const DRAIN: Duration = Duration::from_millis(11_500);
+/// How long running steps may go on by themselves when the daemon is told to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long everything together may take to end.
+const DRAIN: Duration = Duration::from_millis(11_700);
 
 #[derive(Debug, clap::Args)]
 struct Args {
@@ -50,6 +52,7 @@ fn serve(cx: &Cx, args: &Args) -> Result<Exit, Error> {
         // A second daemon is told who is first, before anything else is touched.
         let owned = app.engine("devo serve")?;
         log::start(args.log_format, cx.verbose, cx.quiet, &app)?;
+        owned.engine.be_patient(PATIENCE);
         let (stop, reload) = listen()?;
         let desk = Desk::new(app.clone(), owned.engine.clone(), stop.clone());
         let mut channels: Vec<Arc<dyn Channel>> = Vec::new();
@@ -63,7 +66,11 @@ fn serve(cx: &Cx, args: &Args) -> Result<Exit, Error> {
         let mut serving = tokio::task::JoinSet::new();
         for channel in channels {
             if let Some(said) = channel.says() {
-                tracing::info!(channel = channel.name(), "{said}");
+                match args.log_format {
+                    // An address is for people, and nothing to look for between dates.
+                    log::Format::Text => cx.note(&format!("{}: {said}", channel.name())),
+                    log::Format::Json => tracing::info!(channel = channel.name(), "{said}"),
+                }
             }
             serving.spawn(keep_open(channel, desk.clone()));
         }

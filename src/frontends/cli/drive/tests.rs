@@ -16,7 +16,7 @@ use crate::core::request::Request;
 use crate::engine::{Answer, Engine, Outfitter, Prepared, PreparedStep};
 use crate::frontends::cli::screen::Out;
 use crate::journal::{MemoryJournal, Verdict};
-use crate::steps::{Context, Outcome, Step, Turn};
+use crate::steps::{Context, Grants, Outcome, Step, Turn};
 
 /// Does what its type's name says.
 struct Actor(String);
@@ -57,7 +57,10 @@ impl Outfitter for Actors {
     fn outfit(&self, spec: &RunSpec) -> Result<Prepared, Failure> {
         let prepare = |node: &Node| {
             let step = Box::new(Actor(node.kind.clone()));
-            (node.id.clone(), PreparedStep { step, condition: None, env: vec![], references: None })
+            (
+                node.id.clone(),
+                PreparedStep { step, condition: None, env: vec![], grants: Ok(Grants::default()), references: None },
+            )
         };
         let steps: HashMap<_, _> = spec.graph.iter().map(prepare).collect();
         Ok(Prepared { steps, equipment: Arc::new(crate::steps::bare::equipment()) })
