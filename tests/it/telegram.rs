@@ -482,7 +482,7 @@ fn groups_have_topics_other_bots_and_a_new_number_one_day() {
 }
 
 #[test]
-fn a_budget_question_rings_and_its_reply_goes_on_and_a_failure_offers_a_retry() {
+fn a_failure_offers_a_retry_and_what_runs_can_be_stopped() {
     let bot = Bot::new("");
     let telegram = &bot.telegram;
     // The planner has no script, so the run fails at its first step.
@@ -501,6 +501,29 @@ fn a_budget_question_rings_and_its_reply_goes_on_and_a_failure_offers_a_retry() 
         .wait(ANA, |shown| shown.text.contains("approve") && shown.buttons.iter().any(|(name, _)| name == "Abort"));
     telegram.press(ANA, &follows, "Abort");
     telegram.wait_text(ANA, "What was pushed stays");
+    bot.is_clean();
+}
+
+#[test]
+fn a_question_rings_and_only_a_reply_that_fits_answers_it() {
+    let bot = Bot::new("");
+    let telegram = &bot.telegram;
+    bot.world.fake.planner(claude(&[("submit_plan", plan("Plan"))]));
+    let task = "pipeline: {limits: {usd: 0.0001}, steps: {plan: {type: plan}, approve: {type: approve, needs: plan}}}\n\
+                repo: shop\ntask: Validar stock\n";
+    telegram.post(ANA, ANA, "task.yaml", task, "");
+    let asked = telegram.wait(ANA, |shown| shown.text.starts_with("💰"));
+    assert!(!asked.silent, "{asked:?}");
+    telegram.reply(ANA, &asked, "as much as it takes");
+    telegram.wait_text(ANA, "answer with what to add");
+    telegram.reply(ANA, &asked, "$5");
+    telegram.wait_text(ANA, "Answered: $5");
+    let shown = bot.plan(ANA, 1);
+    telegram.wait_for(&asked, |shown| shown.buttons.is_empty() && shown.text.contains("Answered"));
+    telegram.reply(ANA, &asked, "$500");
+    telegram.wait(ANA, |shown| shown.text == "✅ Answered");
+    telegram.press(ANA, &shown, "Approve");
+    telegram.wait(ANA, |shown| shown.text.starts_with("✅ Plan") && !shown.silent);
     bot.is_clean();
 }
 
