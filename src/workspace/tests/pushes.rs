@@ -127,10 +127,11 @@ fn serve(answer: String) -> (String, std::sync::mpsc::Receiver<String>) {
                     Ok(read) => request.extend_from_slice(&chunk[..read]),
                 }
             }
-            let _ = stream.write_all(answer.as_bytes());
+            // Before the answer: who got it may look at once.
             if sender.send(String::from_utf8_lossy(&request).into_owned()).is_err() {
                 return;
             }
+            let _ = stream.write_all(answer.as_bytes());
         }
     });
     (address, receiver)
