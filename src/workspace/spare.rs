@@ -79,6 +79,12 @@ impl Store {
         if device(repos)? != device(beside)? {
             return Ok(Prepared::Apart);
         }
+        let repo = self.repository()?;
+        let tree = repo.find_commit(commit.0).map_err(|_| missing("commit", commit.0))?.tree_id();
+        let (files, bytes) = extent(&repo, tree, cancelled)?;
+        if files <= least.0 && bytes <= least.1 {
+            return Ok(Prepared::Small);
+        }
         let lock_path = spare.with_extension("spare.lock");
         let lock = open_file_to_lock(&lock_path)?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -89,12 +95,6 @@ impl Store {
         let fresh = spare.with_extension("spare.new");
         // Whoever made it is dead: it would hold the lock.
         remove_dir(&fresh)?;
-        let repo = self.repository()?;
-        let tree = repo.find_commit(commit.0).map_err(|_| missing("commit", commit.0))?.tree_id();
-        let (files, bytes) = extent(&repo, tree, cancelled)?;
-        if files <= least.0 && bytes <= least.1 {
-            return Ok(Prepared::Small);
-        }
         let disk = rustix::fs::statvfs(repos).map_err(Error::errno("reading", repos))?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         if free < bytes.saturating_mul(ROOM).saturating_add(keep_free) {
