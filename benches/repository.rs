@@ -1,5 +1,5 @@
 //! The second task on a big repository: 50,000 files, about 500 MB. What the steps `plan` and `branch` do (ask the remote, make
-//! the run's git dir and workspace) against `git worktree add` and `git clone`, and what a snapshot after one edit costs against
+//! the run's git dir and workspace, from a spare workspace and without one) against `git worktree add` and `git clone`, and what a snapshot after one edit costs against
 //! `git status`, all in one run. The repository is made once, in cargo's folder for such things.
 //! `cargo bench --bench repository` prints the ratios; nothing is asserted, machines are noisy.
 
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use devo::workspace::{BranchName, Credentials, Git, Patience, Remote, Store, Worktree};
+use devo::workspace::{BranchName, Credentials, Git, Patience, Prepared, Remote, Store, Worktree};
 
 const FILES: usize = 50_000;
 const ROUNDS: usize = 5;
@@ -37,7 +37,7 @@ fn text(random: &mut fastrand::Rng, words: &[String], into: &mut Vec<u8>) {
 /// The bare repository, made by `git fast-import`.
 fn big(at: &Path) -> PathBuf {
     let repo = at.join("big.git");
-    if repo.join("made").exists() {
+    if repo.join("made-twice").exists() {
         return repo;
     }
     let _ = std::fs::remove_dir_all(&repo);
@@ -64,10 +64,21 @@ fn big(at: &Path) -> PathBuf {
         write(&mut out, &content);
         write(&mut out, b"\n");
     }
+    // A second commit, with some other files.
+    write(&mut out, b"reset refs/heads/before\nfrom refs/heads/development\n\n");
+    write(&mut out, b"commit refs/heads/development\ncommitter d <d@example.com> 1700000001 +0000\ndata 4\nmore\n");
+    for n in (0..FILES).step_by(FILES / 50) {
+        text(&mut random, &words, &mut content);
+        let name =
+            format!("M 100644 inline part{:02}/mod{:03}/file{n}.txt\ndata {}\n", n % 40, n % 1_000, content.len());
+        write(&mut out, name.as_bytes());
+        write(&mut out, &content);
+        write(&mut out, b"\n");
+    }
     drop(out);
     assert!(import.wait().expect("git ends").success());
     eprintln!("made {FILES} files, {} MB", total / 1_000_000);
-    std::fs::write(repo.join("made"), "").expect("cargo's folder can be written");
+    std::fs::write(repo.join("made-twice"), "").expect("cargo's folder can be written");
     repo
 }
 
@@ -97,6 +108,14 @@ impl Bench {
         let branch = BranchName::task("456789ab", "bench").expect("a name");
         let run = self.home().join(format!("runs/{}", self.count));
         Worktree::create(&run, &store, base, &branch).expect("a workspace")
+    }
+
+    /// Makes a spare of the commit that the next task starts from, or of the one before it.
+    fn prepare(&self, moved: bool) -> Prepared {
+        let store = self.fetch();
+        let base = if moved { Some("before") } else { None };
+        let commit = store.resolve_base(base).expect("a base").commit;
+        store.prepare_spare(commit, &self.home(), 0, &|| false).expect("a spare")
     }
 }
 
@@ -145,6 +164,22 @@ fn main() {
         last = Some(made);
         taken
     });
+    let (mut taken_from, mut preparing) = (Vec::new(), Vec::new());
+    for moved in [false, true] {
+        let from_spare = time(ROUNDS, || {
+            let (prepared, took_it) = took(|| bench.prepare(moved));
+            assert_eq!(prepared, Prepared::Made);
+            preparing.push(took_it);
+            rustix::fs::sync();
+            let (made, taken) = took(|| bench.task());
+            assert!(!bench.home().join("repos/big.spare").exists(), "it was taken");
+            last = Some(made);
+            taken
+        });
+        taken_from.push(from_spare);
+    }
+    preparing.sort();
+    let prepare = preparing[preparing.len() / 2];
     let ask = time(ROUNDS, || took(|| bench.fetch()).1);
     let made = last.expect("there was a round");
     let file = made.workspace().join("part00/mod000/file0.txt");
@@ -170,6 +205,12 @@ fn main() {
     println!("second task          {second:>10.2?}   of it asking the remote {ask:.2?}");
     println!("  against git worktree add  {:.2} (goal 1.5)", ratio(second, worktree));
     println!("  against git clone         {:.2} (goal 0.1)", ratio(second, clone));
+    for (spare, of) in taken_from.iter().zip(["the same tree", "a tree with 50 other files"]) {
+        println!("second task, spare   {spare:>10.2?}   of {of}");
+        println!("  against git worktree add  {:.2} (goal 1.5)", ratio(*spare, worktree));
+        println!("  against git clone         {:.3} (goal 0.1)", ratio(*spare, clone));
+    }
+    println!("preparing a spare    {prepare:>10.2?}");
     println!("first snapshot       {fresh:>10.2?}");
     println!("snapshot, one edit   {edited:>10.2?}   against git status ({status:.2?}) {:.2}", ratio(edited, status));
 }

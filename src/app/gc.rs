@@ -33,7 +33,7 @@ pub struct GcWish {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Leftover {
     /// `workspace`: the files of a run that ended; `orphan`: a run's folder without a run; `cassette`: a recording;
-    /// `sandbox`: what a killed command left on the machine.
+    /// `sandbox`: what a killed command left on the machine; `spare`: a workspace that was made ahead.
     pub kind: &'static str,
     /// Where it is.
     pub path: PathBuf,
@@ -66,6 +66,7 @@ impl App {
         }
         found.extend(self.orphans(&rows, &old));
         found.extend(self.cassettes(&ended, &rows).await?);
+        found.extend(self.spares(&old));
         found.extend(crate::sandboxes::leftovers().into_iter().map(|path| {
             let bytes = size(&path);
             Leftover { kind: "sandbox", path, run: None, bytes, error: None }
@@ -95,12 +96,29 @@ impl App {
             .filter_map(|entry| {
                 let run: RunId = entry.file_name().to_str()?.parse().ok()?;
                 let meta = entry.path().symlink_metadata().ok()?;
-                let changed = Timestamp(meta.mtime().saturating_mul(1000));
-                if known.contains(&run) || !meta.is_dir() || !old(changed) {
+                if known.contains(&run) || !meta.is_dir() || !old(changed(&meta)) {
                     return None;
                 }
                 let (path, bytes) = (entry.path(), size(&entry.path()));
                 Some(Leftover { kind: "orphan", path, run: Some(run.short()), bytes, error: None })
+            })
+            .collect()
+    }
+
+    /// Spare workspaces that no run took for as long, that belong to no repository of devo.yaml, or that are half made.
+    fn spares(&self, old: &dyn Fn(Timestamp) -> bool) -> Vec<Leftover> {
+        let entries = fs::read_dir(self.home.join("repos")).into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| {
+                let name = entry.file_name().into_string().ok()?;
+                let meta = entry.path().symlink_metadata().ok()?;
+                let used = match (name.strip_suffix(".spare"), name.strip_suffix(".spare.new")) {
+                    (Some(key), _) => self.shop.config.repos.contains_key(key) && !old(changed(&meta)),
+                    (_, Some(_)) => false,
+                    _ => return None,
+                };
+                let (path, bytes) = (entry.path(), size(&entry.path()));
+                (!used).then_some(Leftover { kind: "spare", path, run: None, bytes, error: None })
             })
             .collect()
     }
@@ -136,6 +154,10 @@ impl App {
             _ => None,
         }))
     }
+}
+
+fn changed(meta: &fs::Metadata) -> Timestamp {
+    Timestamp(meta.mtime().saturating_mul(1000))
 }
 
 /// What of a run's folder can go; nothing where it is a link.

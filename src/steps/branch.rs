@@ -1,14 +1,20 @@
 //! `branch`: makes the run's workspace from the plan's base commit, on a branch of its own. Twice leaves one.
 
+use std::path::Path;
+
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use super::{Context, Kind, Outcome, Step, Turn, build};
 use crate::core::failure::Failure;
 use crate::core::graph::Authority;
-use crate::workspace::{BranchName, CommitId, Error, Worktree};
+use crate::workspace::{BranchName, CommitId, Error, Store, Worktree};
+
+/// The priority of work that nobody waits for.
+const LAST: i32 = 19;
 
 /// `branch` in the list.
 pub const KIND: Kind = Kind {
@@ -45,6 +51,7 @@ async fn make(cx: &Context, turn: &Turn) -> Result<Outcome, Failure> {
     let name = BranchName::task(&short, &plan.plan.title).map_err(|error| error.to_failure())?;
     let run_dir = cx.run_dir.clone();
     let round = turn.round.to_string();
+    let (keep_free, cancel) = (cx.equipment.limits.disk_free_bytes, cx.cancel.clone());
     let (worktree, base, said) = cx
         .git(move |repo, cancelled| {
             let store = repo.store(cancelled)?;
@@ -57,6 +64,7 @@ async fn make(cx: &Context, turn: &Turn) -> Result<Outcome, Failure> {
                 Worktree::remove(&run_dir)?;
             }
             let worktree = Worktree::create(&run_dir, &store, commit, &name)?;
+            prepare_next(&store, commit, &run_dir, keep_free, cancel);
             std::fs::write(&mark, &round).map_err(|source| Error::Io {
                 doing: "writing",
                 path: mark.clone(),
@@ -88,4 +96,21 @@ async fn make(cx: &Context, turn: &Turn) -> Result<Outcome, Failure> {
     Ok(Outcome::Done(json!({
         "branch": worktree.branch().as_str(), "base": base, "base_commit": plan.base_commit,
     })))
+}
+
+/// Makes a spare workspace for the next run, where the repository is large. On a thread that nobody waits for and that ends
+/// with the process: it is on the way to nothing, and what it leaves half made is removed by the next one.
+fn prepare_next(store: &Store, commit: CommitId, run_dir: &Path, keep_free: u64, cancel: CancellationToken) {
+    let (store, run_dir) = (store.clone(), run_dir.to_owned());
+    let work = move || {
+        // Best effort, and for this thread alone.
+        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), LAST);
+        match store.prepare_spare(commit, &run_dir, keep_free, &|| cancel.is_cancelled()) {
+            Ok(prepared) => tracing::debug!(?prepared, "a spare workspace"),
+            Err(error) => tracing::debug!(%error, "no spare workspace"),
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("spare".to_owned()).spawn(work) {
+        tracing::debug!(%error, "no spare workspace");
+    }
 }

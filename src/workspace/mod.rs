@@ -18,6 +18,7 @@
 //! | `ignored` | `.gitignore` rules |
 //! | `worktree` | a run's git dir and workspace; commits |
 //! | `snapshot`, `restore` | workspace → tree, tree → workspace |
+//! | `spare` | a checkout made ahead of the next run of a large repository |
 //! | `entries` | what these two share: index, times, names |
 //! | `diff`, `additions` | patch, diffstat, changed paths; the lines that came |
 //! | `protect`, `slug` | names of branches, and which of them are never pushed |
@@ -42,6 +43,7 @@ mod remote;
 mod restore;
 mod slug;
 mod snapshot;
+mod spare;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -57,6 +59,7 @@ pub use push::{PushOrder, Pushed, push};
 pub use remote::Remote;
 pub use slug::slug;
 pub use snapshot::{LeftOut, Snapshot, Why};
+pub use spare::Prepared;
 pub use store::{Base, Store, probe, store_key};
 pub use tree::{Content, FileKind, LogEntry, TreeFile, TreeView};
 pub use worktree::{Author, NewCommit, Worktree};

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io::Read as _;
 use std::path::Path;
 
-use git2::{IndexEntry, ObjectType, Oid, Repository, Tree};
+use git2::{Index, IndexEntry, ObjectType, Oid, Repository, Tree};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
@@ -24,7 +24,7 @@ impl Worktree {
     /// be are not touched, so that their times stay.
     pub fn restore(&self, tree: TreeId) -> Result<()> {
         let _lock = self.lock()?;
-        restore(self, tree)
+        restore(self, tree, Others::IgnoredStay)
     }
 
     /// Writes exactly the files of a tree to `dest`, which is made, or emptied if it is there. Submodules are empty
@@ -38,24 +38,54 @@ impl Worktree {
     }
 }
 
+/// What becomes of files that the tree does not have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Others {
+    /// Those that are ignored stay: a run made them.
+    IgnoredStay,
+    /// All go: there was no run yet.
+    Go,
+}
+
 /// As [`Worktree::restore`], for who holds the lock.
-pub(super) fn restore(worktree: &Worktree, tree: TreeId) -> Result<()> {
+pub(super) fn restore(worktree: &Worktree, tree: TreeId, others: Others) -> Result<()> {
     let repo = worktree.repository()?;
     let workspace = worktree.workspace();
     let root = Folder::root(&workspace).map_err(Error::errno("opening", &workspace))?;
     let mut index = open_index(&worktree.git_dir())?;
-    let mut putting = Putting::new(&repo, entries(&index));
+    let mut putting = Putting { others, ..Putting::new(&repo, entries(&index)) };
     let base = tree_of(&repo, worktree.base())?;
     let tree = repo.find_tree(tree.0).map_err(|_| missing("tree", tree.0))?;
     putting.folder(&root, &mut Vec::new(), Some(&tree), Some(&base), false, 0)?;
     // Nobody else writes meanwhile, so what was written a grain before the end cannot change unnoticed after it.
     let settled = now_of(&worktree.git_dir())?;
+    write_index(&mut index, putting.present, settled)
+}
+
+fn write_index(index: &mut Index, present: Vec<IndexEntry>, settled: i128) -> Result<()> {
     index.clear().map_err(Error::objects("writing the index"))?;
-    for mut entry in putting.present {
+    for mut entry in present {
         distrust_if_fresh(&mut entry, settled);
         index.add(&entry).map_err(Error::objects("writing the index"))?;
     }
     index.write().map_err(Error::objects("writing the index"))
+}
+
+/// Writes exactly the files of a tree to `dest`, which is new, and what is known of them to `<beside>/index`.
+pub(super) fn checkout_known(
+    repo: &Repository,
+    tree: TreeId,
+    dest: &Path,
+    beside: &Path,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<()> {
+    let tree = repo.find_tree(tree.0).map_err(|_| missing("tree", tree.0))?;
+    make_private(dest)?;
+    let root = Folder::root(dest).map_err(Error::errno("opening", dest))?;
+    let mut putting = Putting { others: Others::Go, cancelled, ..Putting::new(repo, HashMap::new()) };
+    putting.folder(&root, &mut Vec::new(), Some(&tree), None, false, 0)?;
+    let settled = now_of(beside)?;
+    write_index(&mut open_index(beside)?, putting.present, settled)
 }
 
 fn checkout_clean(repo: &Repository, tree: TreeId, dest: &Path) -> Result<()> {
@@ -69,6 +99,9 @@ fn checkout_clean(repo: &Repository, tree: TreeId, dest: &Path) -> Result<()> {
 /// A walk that makes a folder what a tree says.
 struct Putting<'a> {
     repo: &'a Repository,
+    others: Others,
+    /// Asked before every file.
+    cancelled: &'a dyn Fn() -> bool,
     rules: Rules,
     /// What is known of files by their times.
     known: HashMap<Vec<u8>, IndexEntry>,
@@ -78,7 +111,14 @@ struct Putting<'a> {
 
 impl<'a> Putting<'a> {
     fn new(repo: &'a Repository, known: HashMap<Vec<u8>, IndexEntry>) -> Self {
-        Self { repo, rules: Rules::default(), known, present: Vec::new() }
+        Self {
+            repo,
+            others: Others::IgnoredStay,
+            cancelled: &|| false,
+            rules: Rules::default(),
+            known,
+            present: Vec::new(),
+        }
     }
 
     /// `tree` is `None` in a folder that the tree does not have: everything goes but what is ignored and not in the base.
@@ -173,6 +213,9 @@ impl<'a> Putting<'a> {
         depth: usize,
     ) -> Result<()> {
         let name = item.name.as_slice();
+        if self.others == Others::Go {
+            return at.remove(name).map_err(failed("removing", path));
+        }
         let folder = item.kind == FileType::Directory;
         let in_base = base.and_then(|tree| tree.get_name_bytes(name));
         let mode = in_base.as_ref().map_or(0, |found| found.filemode_raw() as u32);
@@ -209,6 +252,9 @@ impl<'a> Putting<'a> {
 
     /// Makes a file or link what it has to be; one that is so already is not touched.
     fn file(&mut self, at: &Folder, name: &[u8], path: &[u8], mode: u32, id: Oid) -> Result<()> {
+        if (self.cancelled)() {
+            return Err(Error::Cancelled { what: "checking out" });
+        }
         let link = mode == MODE_LINK;
         // Old repositories have odd modes; git reads the executable bit out of them as well.
         let wanted = match mode {

@@ -16,9 +16,10 @@ use super::error::{Error, Result};
 use super::folder::Folder;
 use super::git::{Patience, make_private};
 use super::protect::BranchName;
+use super::restore::Others;
 use super::store::Store;
 use super::tree::TreeView;
-use super::{CommitId, TreeId, restore, snapshot};
+use super::{CommitId, TreeId, restore, snapshot, spare};
 use crate::core::time::Timestamp;
 
 /// Commits of one run that are looked through; a run makes one per round.
@@ -103,9 +104,18 @@ impl Worktree {
         write_alternates(&git_dir, store.path())?;
         let ready = git_dir.join("devo-ready");
         if !ready.exists() || !this.workspace().exists() {
-            make_private(&this.workspace())?;
             let tree = this.tree_of(base)?;
-            restore::restore(&this, tree)?;
+            let taken = !this.workspace().exists() && spare::take(store, &this, run_dir)?;
+            make_private(&this.workspace())?;
+            match restore::restore(&this, tree, Others::Go) {
+                // Whatever is wrong with a spare, it holds up no run.
+                Err(_) if taken => {
+                    spare::discard(&this)?;
+                    make_private(&this.workspace())?;
+                    restore::restore(&this, tree, Others::Go)?;
+                }
+                other => other?,
+            }
             write_synced(&ready, b"")?;
         }
         drop(lock);
@@ -126,7 +136,7 @@ impl Worktree {
 
     /// Removes the workspace and the git dir of a run, snapshots included.
     pub fn remove(run_dir: &Path) -> Result<()> {
-        for name in ["workspace", "git.new", "git"] {
+        for name in ["workspace", "spare", "git.new", "git"] {
             remove_dir(&run_dir.join(name))?;
         }
         match std::fs::remove_file(run_dir.join("git.lock")) {
@@ -378,15 +388,14 @@ pub(super) fn remove_dir(path: &Path) -> Result<()> {
     }
 }
 
+pub(super) fn open_file_to_lock(path: &Path) -> Result<File> {
+    let mut options = File::options();
+    options.create(true).truncate(false).read(true).write(true).open(path).map_err(Error::io("locking", path))
+}
+
 /// Takes a lock that ends with the file, and with every process that got it.
 pub(super) fn lock_file(path: &Path, patience: Patience<'_>, what: &'static str) -> Result<File> {
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(Error::io("locking", path))?;
+    let file = open_file_to_lock(path)?;
     let deadline = Instant::now() + patience.timeout;
     loop {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -89,3 +89,24 @@ fn a_recording_in_the_home_goes_with_its_run_unless_another_plays_it() {
     assert_eq!(kinds(found(&world, &["--older-than", "0s"])), ["workspace", "workspace", "cassette"]);
     assert!(!tape.exists());
 }
+
+#[test]
+fn spare_workspaces_go_that_nothing_will_take() {
+    let world = World::shop();
+    let repos = world.home().join("repos");
+    for name in ["shop.spare", "shop.spare.new", "given-up.spare", "shop.git"] {
+        std::fs::create_dir_all(repos.join(name).join("workspace")).unwrap();
+    }
+    let gone = |args: &[&str]| -> Vec<PathBuf> {
+        let mut gone: Vec<_> =
+            found(&world, args).into_iter().filter(|one| one.0 == "spare").map(|one| one.1).collect();
+        gone.sort();
+        gone
+    };
+    let unused = [repos.join("given-up.spare"), repos.join("shop.spare.new")];
+    assert_eq!(gone(&["--dry-run"]), unused);
+    assert_eq!(gone(&[]), unused);
+    assert!(repos.join("shop.spare").exists() && !unused.iter().any(|path| path.exists()));
+    assert_eq!(gone(&["--older-than", "0s"]), [repos.join("shop.spare")]);
+    assert!(repos.join("shop.git").exists());
+}

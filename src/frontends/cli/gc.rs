@@ -62,6 +62,7 @@ fn told(leftover: &Leftover) -> String {
     let what = match leftover.kind {
         "workspace" => "files",
         "orphan" => "folder without a run",
+        "spare" => "spare workspace",
         other => other,
     };
     let path = crate::secrets::printable(&leftover.path.display().to_string());

@@ -5,6 +5,28 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use super::*;
 
+/// Each of them in a workspace that was checked out for the run and in one that was a spare before.
+macro_rules! in_both_workspaces {
+    ($($name:ident),* $(,)?) => {
+        mod checked_out {
+            $(#[test] fn $name() { super::$name(super::World::new()) })*
+        }
+        mod from_a_spare {
+            $(#[test] fn $name() { super::$name(super::World::with_spares()) })*
+        }
+    };
+}
+
+in_both_workspaces! {
+    traps_in_the_workspace_and_in_the_repository_stay_shut,
+    links_that_took_the_place_of_folders_lead_nowhere,
+    trees_that_no_git_would_write_are_refused_before_they_reach_the_disk,
+    what_a_tree_cannot_hold_is_said_and_does_not_stop_the_rest,
+    a_submodule_stays_at_its_commit,
+    attributes_change_no_byte_on_the_way_in_or_out,
+    no_spelling_of_git_gets_into_a_tree,
+}
+
 /// A program that leaves a trace, and every place in which git looks for a program or an address.
 struct Trap {
     trace: PathBuf,
@@ -103,9 +125,7 @@ impl Trap {
     }
 }
 
-#[test]
-fn traps_in_the_workspace_and_in_the_repository_stay_shut() {
-    let world = World::new();
+fn traps_in_the_workspace_and_in_the_repository_stay_shut(world: World) {
     let trap = Trap::new(&world);
     let remote = world.remote();
     // In the repository itself.
@@ -190,9 +210,7 @@ fn the_trap_itself_works() {
     assert!(trap.trace.exists(), "a naive call runs the trap, so the other test would notice");
 }
 
-#[test]
-fn links_that_took_the_place_of_folders_lead_nowhere() {
-    let world = World::new();
+fn links_that_took_the_place_of_folders_lead_nowhere(world: World) {
     world.push_files("development", &[("a/b/c.txt", "c\n"), ("a/run.sh", "r\n")]);
     let (_, worktree) = world.worktree();
     let root = worktree.workspace();
@@ -261,9 +279,7 @@ fn raw_tree(repo: &git2::Repository, entries: &[(&str, &[u8], git2::Oid)]) -> Tr
     TreeId(repo.odb().unwrap().write(git2::ObjectType::Tree, &bytes).unwrap())
 }
 
-#[test]
-fn trees_that_no_git_would_write_are_refused_before_they_reach_the_disk() {
-    let world = World::new();
+fn trees_that_no_git_would_write_are_refused_before_they_reach_the_disk(world: World) {
     let (_, worktree) = world.worktree();
     let repo = worktree.repository().unwrap();
     let outside = world.path("outside");
@@ -313,9 +329,7 @@ fn trees_that_no_git_would_write_are_refused_before_they_reach_the_disk() {
     assert_eq!(worktree.snapshot("x").unwrap().tree, tree);
 }
 
-#[test]
-fn what_a_tree_cannot_hold_is_said_and_does_not_stop_the_rest() {
-    let world = World::new();
+fn what_a_tree_cannot_hold_is_said_and_does_not_stop_the_rest(world: World) {
     let (_, worktree) = world.worktree();
     let root = worktree.workspace();
     let base = worktree.tree_of(worktree.base()).unwrap();
@@ -346,9 +360,7 @@ fn what_a_tree_cannot_hold_is_said_and_does_not_stop_the_rest() {
     assert!(!root.join("deep").exists());
 }
 
-#[test]
-fn a_submodule_stays_at_its_commit() {
-    let world = World::new();
+fn a_submodule_stays_at_its_commit(world: World) {
     world.sh("rm -rf dev && git clone -q remote.git dev 2>/dev/null && cd dev && git checkout -q development && \
          git update-index --add --cacheinfo 160000,$(git rev-parse HEAD),libs/sub && git commit -qm sub && \
          git push -q origin development");
@@ -369,9 +381,7 @@ fn a_submodule_stays_at_its_commit() {
     assert_eq!(worktree.snapshot("4").unwrap().tree, without);
 }
 
-#[test]
-fn attributes_change_no_byte_on_the_way_in_or_out() {
-    let world = World::new();
+fn attributes_change_no_byte_on_the_way_in_or_out(world: World) {
     // Committed by plumbing, so that the bytes in the repository are these.
     world.sh(
         "rm -rf dev && git clone -q remote.git dev 2>/dev/null && cd dev && git checkout -q development && \
@@ -409,9 +419,7 @@ fn attributes_change_no_byte_on_the_way_in_or_out() {
     assert_ne!(commit, worktree.base());
 }
 
-#[test]
-fn no_spelling_of_git_gets_into_a_tree() {
-    let world = World::new();
+fn no_spelling_of_git_gets_into_a_tree(world: World) {
     let (_, worktree) = world.worktree();
     let base = worktree.tree_of(worktree.base()).unwrap();
     let spellings = [

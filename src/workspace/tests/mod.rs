@@ -5,6 +5,7 @@ mod pushes;
 mod remotes;
 mod servers;
 mod snapshots;
+mod spares;
 mod stores;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ use crate::core::time::Timestamp;
 struct World {
     temp: tempfile::TempDir,
     git: Git,
+    /// Whether workspaces are made from a spare of the first commit.
+    spares: bool,
 }
 
 const CREDENTIALS: Credentials = Credentials {
@@ -52,11 +55,16 @@ impl World {
         this
     }
 
+    /// The same, where every workspace is made from a spare.
+    fn with_spares() -> Self {
+        Self { spares: true, ..Self::new() }
+    }
+
     /// A remote without commits.
     fn bare() -> Self {
         let temp = tempfile::tempdir().unwrap();
         let git = found_git(&temp.path().join("nowhere"));
-        let this = Self { temp, git };
+        let this = Self { temp, git, spares: false };
         this.sh("git init -q --bare -b main remote.git && mkdir home");
         this
     }
@@ -96,8 +104,19 @@ impl World {
     fn worktree(&self) -> (Store, Worktree) {
         let store = self.open().unwrap();
         let base = store.resolve_base(None).unwrap().commit;
+        if self.spares {
+            let first = self.sh(&format!("git -C home/repos/shop.git rev-list --max-parents=0 {base}"));
+            self.prepare(&store, first.trim().parse().unwrap());
+        }
         let worktree = Worktree::create(&self.run_dir(), &store, base, &branch()).unwrap();
+        assert!(!self.spares || !store.spare().exists(), "it was taken");
         (store, worktree)
+    }
+
+    /// Makes a spare workspace, however small it is.
+    fn prepare(&self, store: &Store, commit: CommitId) {
+        let made = store.prepare_spare_of(commit, self.temp.path(), (0, 0), 0, &|| false);
+        assert_eq!(made.unwrap(), Prepared::Made);
     }
 
     fn refs(&self) -> String {

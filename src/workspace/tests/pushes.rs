@@ -127,7 +127,7 @@ fn serve(answer: String) -> (String, std::sync::mpsc::Receiver<String>) {
                     Ok(read) => request.extend_from_slice(&chunk[..read]),
                 }
             }
-            // Told before it is answered: whoever has the answer finds what was asked.
+            // Before the answer: who got it may look at once.
             if sender.send(String::from_utf8_lossy(&request).into_owned()).is_err() {
                 return;
             }
