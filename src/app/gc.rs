@@ -113,7 +113,7 @@ impl App {
                 let name = entry.file_name().into_string().ok()?;
                 let meta = entry.path().symlink_metadata().ok()?;
                 let used = match (name.strip_suffix(".spare"), name.strip_suffix(".spare.new")) {
-                    (Some(key), _) => self.shop.config.repos.contains_key(key) && !old(changed(&meta)),
+                    (Some(key), _) => self.shop().config.repos.contains_key(key) && !old(changed(&meta)),
                     (_, Some(_)) => false,
                     _ => return None,
                 };

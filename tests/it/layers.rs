@@ -46,6 +46,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("clap", "frontends/cli"),
     ("indicatif", "frontends/cli"),
     ("minijinja", "templates"),
+    ("bollard", "sandboxes/docker"),
     ("axum", "frontends/web"),
     ("tower_http", "frontends/web"),
     ("argon2", "frontends/web"),
