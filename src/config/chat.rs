@@ -11,6 +11,8 @@ use super::Config;
 pub struct Chat {
     /// A Telegram bot; its token comes from TELEGRAM_BOT_TOKEN, TELEGRAM_BOT_TOKEN_FILE or systemd's credentials.
     #[serde(default)]
+    // Not "it or null": a mistake within would be told of the whole.
+    #[schemars(with = "Telegram")]
     pub telegram: Option<Telegram>,
 }
 
@@ -29,6 +31,7 @@ pub struct Telegram {
     pub chats: Vec<i64>,
     /// What it speaks, unless a chat chose with /lang; otherwise the language of the person's Telegram.
     #[serde(default)]
+    #[schemars(with = "Language")]
     pub language: Option<Language>,
     /// How much it tells, unless a chat chose with /verbose.
     #[serde(default)]
