@@ -63,8 +63,8 @@ class World:
         said = ""
         for line in self.daemon.stderr:
             said += line
-            if 'channel="web"' in line and " http://" in line:
-                self.url = "http://" + line.split(" http://")[1].split()[0]
+            if line.startswith("web: http://"):
+                self.url = line.split()[1]
                 # Nobody reads on: what it says later must not fill the pipe.
                 threading.Thread(target=self.daemon.stderr.read, daemon=True).start()
                 return

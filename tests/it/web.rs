@@ -37,7 +37,7 @@ impl Daemon {
             let mut line = String::new();
             assert!(lines.read_line(&mut line).unwrap() > 0, "it ended: {}", said.lock().unwrap());
             said.lock().unwrap().push_str(&line);
-            if let Some((_, rest)) = line.split_once(" http://").filter(|_| line.contains("channel=\"web\"")) {
+            if let Some(rest) = line.strip_prefix("web: http://") {
                 break rest.split_whitespace().next().unwrap().to_owned();
             }
         };
