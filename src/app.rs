@@ -1,5 +1,6 @@
 //! The composition root: settings → home → journal → engine, and what the frontends may ask for.
 
+mod bot;
 mod checks;
 mod current;
 pub mod demo;
@@ -20,6 +21,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+pub use bot::{BotAccess, Posted};
 pub use checks::{Check, Level, checks};
 pub use desk::{Desk, Submitted};
 pub use gc::{GcWish, Leftover};

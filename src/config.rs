@@ -1,6 +1,7 @@
 //! Settings: `devo.yaml`, read once and passed on as values. Secrets are not here: they come from the environment, from files
 //! or from systemd, and only their users see them.
 
+mod chat;
 mod notify;
 mod web;
 
@@ -18,6 +19,7 @@ use crate::journal::Durability;
 use crate::providers::models::ModelEntry;
 use crate::yaml::{self, Diagnostic, Document, Node};
 
+pub use chat::{Chat, Language, Telegram, Verbosity};
 pub use notify::{Notify, Webhook};
 pub use web::{Hook, OWNER, User, UserRole, Web, host_of_url};
 
@@ -54,9 +56,9 @@ pub struct Config {
     /// Which model plays which role.
     #[serde(default)]
     pub roles: Roles,
-    /// Chat channels; taken up by `devo serve`, which is not available in this version.
+    /// Chat channels.
     #[serde(default)]
-    pub chat: Option<Value>,
+    pub chat: Chat,
     /// The web pages and the API of `devo serve`.
     #[serde(default)]
     pub web: Web,
@@ -373,7 +375,8 @@ impl Config {
                 fault(format!("/secrets/{at}"), "bad_secret", format!("`{}` {why}", name.escape_debug()), help);
             }
         }
-        let more = web::check(&self.web, &self.users).into_iter().chain(notify::check(&self.notify));
+        let chat = self.chat.telegram.iter().flat_map(|telegram| telegram.check(self));
+        let more = web::check(&self.web, &self.users).into_iter().chain(notify::check(&self.notify)).chain(chat);
         for (place, code, message, help) in more {
             fault(place, code, message, help);
         }

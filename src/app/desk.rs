@@ -4,7 +4,7 @@
 //! channel asks, beyond the name that goes into the record.
 
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::sync::broadcast;
@@ -22,6 +22,8 @@ use crate::journal::{Acceptance, RunRow, Verdict};
 
 /// How often requests of other processes are looked for.
 const POSTED_POLL: Duration = Duration::from_millis(50);
+/// How long they may be missed where the file system does not show them.
+const POSTED_LOOK: Duration = Duration::from_secs(1);
 
 /// New work is taken while this much of the disk is free, in bytes, or a twentieth of a small one.
 const ROOM: u64 = 500 * 1024 * 1024;
@@ -190,23 +192,32 @@ impl Desk {
 
     /// Answers what other processes asked through the journal, until the stop.
     pub async fn serve_posted(self: Arc<Self>) {
+        let (mut stamp, mut looked) = (None, Instant::now());
         while !self.stop.is_cancelled() {
-            match self.app.journal.posted().await {
-                Ok(posted) => {
-                    for asked in posted {
-                        let verdict = self.decide(asked.run, asked.request).await.unwrap_or_else(|error| {
-                            Verdict::Refused(Refused { code: "engine".to_owned(), message: error.to_string() })
-                        });
-                        if let Err(error) = self.app.journal.judge(asked.id, verdict).await {
-                            tracing::warn!(%error, "cannot answer a posted request");
-                        }
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "cannot look for posted requests"),
+            // An idle daemon asks the file system, not the journal.
+            let now = self.app.journal.stamp();
+            if now.is_none() || now != stamp || looked.elapsed() >= POSTED_LOOK {
+                (stamp, looked) = (now, Instant::now());
+                self.answer_posted().await;
             }
             tokio::select! {
                 () = self.stop.cancelled() => {}
                 () = tokio::time::sleep(POSTED_POLL) => {}
+            }
+        }
+    }
+
+    async fn answer_posted(self: &Arc<Self>) {
+        let posted = match self.app.journal.posted().await {
+            Ok(posted) => posted,
+            Err(error) => return tracing::warn!(%error, "cannot look for posted requests"),
+        };
+        for asked in posted {
+            let verdict = self.decide(asked.run, asked.request).await.unwrap_or_else(|error| {
+                Verdict::Refused(Refused { code: "engine".to_owned(), message: error.to_string() })
+            });
+            if let Err(error) = self.app.journal.judge(asked.id, verdict).await {
+                tracing::warn!(%error, "cannot answer a posted request");
             }
         }
     }

@@ -7,6 +7,8 @@
 mod memory;
 mod sqlite;
 
+use std::time::SystemTime;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -114,6 +116,11 @@ pub trait Journal: Send + Sync {
     async fn post(&self, run: RunId, request: Request, at: Timestamp) -> Result<i64, JournalError>;
     /// Requests without a verdict, in the order in which they came.
     async fn posted(&self) -> Result<Vec<Posted>, JournalError>;
+    /// Something that is different once another process may have written; `None` where nobody can tell. It costs next to
+    /// nothing, and may, rarely, miss a write for a moment.
+    fn stamp(&self) -> Option<(u64, SystemTime)> {
+        None
+    }
     /// Gives a posted request its verdict.
     async fn judge(&self, id: i64, verdict: Verdict) -> Result<(), JournalError>;
     /// The verdict, once there is one.

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
@@ -488,6 +488,13 @@ impl Journal for SqliteJournal {
         .await
     }
 
+    fn stamp(&self) -> Option<(u64, SystemTime)> {
+        let mut log = self.path.clone().into_os_string();
+        log.push("-wal");
+        let meta = std::fs::metadata(log).ok()?;
+        Some((meta.len(), meta.modified().ok()?))
+    }
+
     async fn judge(&self, id: i64, verdict: Verdict) -> Result<(), JournalError> {
         let body = serde_json::to_string(&verdict).expect("a verdict is plain data");
         self.write(move |transaction| {
@@ -611,7 +618,10 @@ mod tests {
         let (one, two) = (open(&home).unwrap(), open(&home).unwrap());
         let id = suite::run(1);
         one.accept(suite::first(id, None), suite::summary("EXECUTING")).await.unwrap();
+        let before = two.stamp();
+        assert_eq!(two.stamp(), before);
         one.append(id, vec![suite::event(2)], suite::summary("EXECUTING")).await.unwrap();
+        assert_ne!(two.stamp(), before, "what another one wrote shows");
         let late = two.append(id, vec![suite::event(2)], suite::summary("EXECUTING")).await;
         assert_eq!(late, Err(JournalError::Conflict { run: id, seq: 2 }));
     }

@@ -14,5 +14,8 @@ mod language;
 mod layers;
 mod main_job;
 mod signals;
+mod telegram;
+mod telegram_fake;
+mod telegram_html;
 mod web;
 mod world;

@@ -66,11 +66,7 @@ fn serve(cx: &Cx, args: &Args) -> Result<Exit, Error> {
         let mut serving = tokio::task::JoinSet::new();
         for channel in channels {
             if let Some(said) = channel.says() {
-                match args.log_format {
-                    // An address is for people, and nothing to look for between dates.
-                    log::Format::Text => cx.note(&format!("{}: {said}", channel.name())),
-                    log::Format::Json => tracing::info!(channel = channel.name(), "{said}"),
-                }
+                tracing::info!(channel = channel.name(), "{said}");
             }
             serving.spawn(keep_open(channel, desk.clone()));
         }
