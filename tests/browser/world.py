@@ -63,8 +63,9 @@ class World:
         said = ""
         for line in self.daemon.stderr:
             said += line
-            if line.startswith("web: http://"):
-                self.url = line.split()[1]
+            # As a note for people or as a line of the log: the address is the same.
+            if (line.startswith("web: ") or 'channel="web"' in line) and " http://" in line:
+                self.url = "http://" + line.split(" http://")[1].split()[0]
                 # Nobody reads on: what it says later must not fill the pipe.
                 threading.Thread(target=self.daemon.stderr.read, daemon=True).start()
                 return
