@@ -247,11 +247,13 @@ def keyboard_and_looks(browser, world, size):
         page.keyboard.press("Enter")
         page.wait_for_url("**/runs/1234")
         page.goto(world.url)
-        moved = []
-        page.on("response", lambda reply: moved.append(int(reply.headers.get("content-length", 0)) or len(reply.body()))
-                if "/live" not in reply.url else None)
         page.reload()
-        assert sum(moved) < 100_000, moved
+        # What came over the wire for the page and all that it loads, headers included.
+        moved = page.evaluate("""() => [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]
+            .map(one => [one.name, one.transferSize, one.decodedBodySize])""")
+        assert len(moved) >= 3 and sum(size for _, _, size in moved) < 100_000, moved
+        print(f"        first page: {sum(size for _, size, _ in moved)} bytes over the wire, "
+              f"{sum(size for _, _, size in moved)} unpacked", flush=True)
 
 
 def wait_for(world, run, is_so):

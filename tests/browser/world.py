@@ -63,7 +63,8 @@ class World:
         said = ""
         for line in self.daemon.stderr:
             said += line
-            if 'channel="web"' in line and " http://" in line:
+            # As a note for people or as a line of the log: the address is the same.
+            if (line.startswith("web: ") or 'channel="web"' in line) and " http://" in line:
                 self.url = "http://" + line.split(" http://")[1].split()[0]
                 # Nobody reads on: what it says later must not fill the pipe.
                 threading.Thread(target=self.daemon.stderr.read, daemon=True).start()

@@ -37,7 +37,9 @@ impl Daemon {
             let mut line = String::new();
             assert!(lines.read_line(&mut line).unwrap() > 0, "it ended: {}", said.lock().unwrap());
             said.lock().unwrap().push_str(&line);
-            if let Some((_, rest)) = line.split_once(" http://").filter(|_| line.contains("channel=\"web\"")) {
+            // As a note for people or as a line of the log: the address is the same.
+            let ours = line.starts_with("web: ") || line.contains("channel=\"web\"");
+            if let Some((_, rest)) = line.split_once(" http://").filter(|_| ours) {
                 break rest.split_whitespace().next().unwrap().to_owned();
             }
         };
