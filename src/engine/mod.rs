@@ -174,6 +174,8 @@ pub struct Engine {
     clock: Clock,
     feed: broadcast::Sender<Notice>,
     driven: Mutex<HashMap<RunId, mpsc::Sender<Ask>>>,
+    /// Held while a request is decided on without a driver, and while a driver begins: never both for one run.
+    deciding: tokio::sync::Mutex<()>,
     permits: Arc<Permits>,
     /// How long running steps may go on by themselves after the stop, in milliseconds.
     patience_ms: AtomicU64,
@@ -191,6 +193,7 @@ impl Engine {
             clock,
             feed,
             driven: Mutex::new(HashMap::new()),
+            deciding: tokio::sync::Mutex::new(()),
             permits,
             patience_ms: AtomicU64::new(0),
         })
@@ -242,6 +245,7 @@ impl Engine {
     ) -> Result<Stopped, EngineError> {
         let (sender, requests) = mpsc::channel(64);
         {
+            let _deciding = self.deciding.lock().await;
             let mut driven = self.driven.lock().expect("no holder of this lock can panic");
             if driven.contains_key(&run) {
                 return Err(EngineError::Driven(run));
@@ -258,22 +262,34 @@ impl Engine {
         load(self.journal.as_ref(), run).await
     }
 
+    /// Whoever drives the run and still takes requests.
+    fn driver(&self, run: RunId) -> Option<mpsc::Sender<Ask>> {
+        let driven = self.driven.lock().expect("no holder of this lock can panic");
+        driven.get(&run).filter(|driver| !driver.is_closed()).cloned()
+    }
+
     /// Hands a request to whoever drives the run; if nobody does, decides and records it here.
     pub async fn submit(&self, run: RunId, request: Request) -> Result<Answer, EngineError> {
         if matches!(request.signal, Signal::Retry { .. }) && self.run_dir(run).join(CLEARED).exists() {
             let message = "the workspace of this run was removed by `devo gc`: submit its task again";
             return Ok(Answer::Refused(Refused { code: "cleared".to_owned(), message: message.to_owned() }));
         }
-        let driver = self.driven.lock().expect("no holder of this lock can panic").get(&run).cloned();
-        if let Some(driver) = driver {
-            let (reply, answer) = oneshot::channel();
-            if driver.send(Ask { request: request.clone(), reply }).await.is_ok()
-                && let Ok(verdict) = answer.await
-            {
-                return Ok(verdict.map_or_else(Answer::Refused, |()| Answer::Driven));
+        let _deciding = loop {
+            while let Some(driver) = self.driver(run) {
+                let (reply, answer) = oneshot::channel();
+                if driver.send(Ask { request: request.clone(), reply }).await.is_ok()
+                    && let Ok(verdict) = answer.await
+                {
+                    return Ok(verdict.map_or_else(Answer::Refused, |()| Answer::Driven));
+                }
+                // The driver left while we asked.
             }
-            // The driver left while we asked: decide here.
-        }
+            let deciding = self.deciding.lock().await;
+            // Nobody can begin to drive the run from here on: what is recorded here is seen by whoever does.
+            if self.driver(run).is_none() {
+                break deciding;
+            }
+        };
         let (graph, mut state) = self.load(run).await?;
         let body = match state.admit(&graph, request) {
             Ok(body) => body,
