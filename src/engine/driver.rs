@@ -102,6 +102,8 @@ struct Driver<'e> {
     shut_at: Option<Instant>,
     /// They were told.
     shut: bool,
+    /// The time that holds while it is found out what is due.
+    instant: Option<Timestamp>,
 }
 
 /// Whether the run may work: see [`super::Caps`].
@@ -125,8 +127,9 @@ impl RunTurn {
 }
 
 /// What is due now.
-#[derive(Default)]
 struct Tick {
+    /// When it was asked: what becomes due later is waited for.
+    at: Timestamp,
     /// Steps whose start was recorded.
     starts: Vec<StepIndex>,
     /// The first step that would start if it were the run's turn.
@@ -180,6 +183,7 @@ pub(super) async fn drive(
         stop,
         shut_at: None,
         shut: false,
+        instant: None,
     };
     let stopped = driver.go(asked, requests, until).await;
     // What still runs ends first (after an error, something may); then nothing of the run is kept warm.
@@ -210,7 +214,7 @@ impl Driver<'_> {
             }
             let stopping = self.stop.is_cancelled();
             let now = self.now();
-            let wake = wake_after(&self.graph, &self.state, now).map(|at| Duration::from_millis(at.since(now)));
+            let wake = wake_after(&self.graph, &self.state, tick.at).map(|at| Duration::from_millis(at.since(now)));
             if self.live.is_empty() {
                 if stopping {
                     return Ok(Stopped::Interrupted);
@@ -275,7 +279,7 @@ impl Driver<'_> {
 
     /// Never before the last event: another machine's or an earlier boot's clock may have been ahead.
     fn now(&self) -> Timestamp {
-        self.engine.clock.now().max(self.state.updated_at())
+        self.instant.unwrap_or_else(|| self.engine.clock.now().max(self.state.updated_at()))
     }
 
     fn stage(&mut self, body: EventBody) -> Result<(), EngineError> {
@@ -329,10 +333,19 @@ impl Driver<'_> {
 
     /// Stages the intent of everything that is due; the steps to perform come back.
     fn plan_tick(&mut self) -> Result<Tick, EngineError> {
-        let mut tick = Tick::default();
+        let at = self.now();
+        // One instant for all of it: otherwise what became due between two looks at the clock would be missed.
+        self.instant = Some(at);
+        let tick = self.plan_at(at);
+        self.instant = None;
+        tick
+    }
+
+    fn plan_at(&mut self, at: Timestamp) -> Result<Tick, EngineError> {
+        let mut tick = Tick { at, starts: Vec::new(), held: None };
         loop {
             let mut moved = false;
-            for effect in due(&self.graph, &self.state, self.now()) {
+            for effect in due(&self.graph, &self.state, at) {
                 match effect {
                     Effect::Start(_) | Effect::Forbid(_) if self.stop.is_cancelled() => {}
                     Effect::Start(at) if !matches!(self.turn, RunTurn::Working { .. }) => {
