@@ -110,11 +110,6 @@ impl Bench {
         Worktree::create(&run, &store, base, &branch).expect("a workspace")
     }
 
-    /// Removes the last task's files: twenty of them would be 10 GB.
-    fn forget(&self) {
-        let _ = std::fs::remove_dir_all(self.home().join(format!("runs/{}", self.count)));
-    }
-
     /// Makes a spare of the commit that the next task starts from, or of the one before it.
     fn prepare(&self, moved: bool) -> Prepared {
         let store = self.fetch();
@@ -160,15 +155,11 @@ fn main() {
     let mut count = 0;
     let trees = at("tree".into());
     let worktree = time(ROUNDS, || {
-        let _ = std::fs::remove_dir_all(format!("{trees}{count}"));
-        rustix::fs::sync();
         count += 1;
         took(|| git(&["-C", &clone_at, "worktree", "add", "-q", "--detach", &format!("{trees}{count}")])).1
     });
     let mut last = None;
     let second = time(ROUNDS, || {
-        bench.forget();
-        rustix::fs::sync();
         let (made, taken) = took(|| bench.task());
         last = Some(made);
         taken
@@ -176,7 +167,6 @@ fn main() {
     let (mut taken_from, mut preparing) = (Vec::new(), Vec::new());
     for moved in [false, true] {
         let from_spare = time(ROUNDS, || {
-            bench.forget();
             let (prepared, took_it) = took(|| bench.prepare(moved));
             assert_eq!(prepared, Prepared::Made);
             preparing.push(took_it);
