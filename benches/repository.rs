@@ -1,6 +1,8 @@
 //! The second task on a big repository: 50,000 files, about 500 MB. What the steps `plan` and `branch` do (ask the remote, make
-//! the run's git dir and workspace, from a spare workspace and without one) against `git worktree add` and `git clone`, and what a snapshot after one edit costs against
-//! `git status`, all in one run. The repository is made once, in cargo's folder for such things.
+//! the run's git dir and workspace, from a spare workspace and without one) against `git worktree add` and `git clone`, and
+//! what a snapshot after one edit costs against `git status`, all in one run. The repository is made once, in cargo's folder
+//! for such things. Nothing is removed before the end, which takes some 12 GB: a file system that has just been given back
+//! 50,000 files can be slow to make new ones.
 //! `cargo bench --bench repository` prints the ratios; nothing is asserted, machines are noisy.
 
 use std::io::{BufWriter, Write as _};
