@@ -1,8 +1,9 @@
 //! One engine per home: a kernel lock on a file, so that a dead engine's lock is gone with it.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::{Seek as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -31,22 +32,31 @@ pub enum LockError {
     },
 }
 
+/// How long a dead owner's lock may stay: a child that it was just making holds its files until it becomes what it is
+/// meant to be.
+const ORPHANED: Duration = Duration::from_secs(5);
+
 impl HomeLock {
-    /// Takes the home without waiting. `about` is shown to whoever comes second.
+    /// Takes the home; waits only for what a dead owner left. `about` is shown to whoever comes second.
     pub fn take(home: &Path, about: &str) -> Result<Self, LockError> {
         let path = home.join("engine.lock");
         let failed = |source| LockError::Io { path: path.clone(), source };
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut holder = String::new();
-                // What it says is a courtesy: an unreadable text must not hide the fact.
-                let _ = file.read_to_string(&mut holder);
-                return Err(LockError::Held { holder: holder.trim().to_owned() });
+        let since = Instant::now();
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    let holder = Self::holder(home);
+                    if process_of(&holder).is_some_and(|pid| !lives(pid)) && since.elapsed() < ORPHANED {
+                        std::thread::sleep(Duration::from_millis(5));
+                        continue;
+                    }
+                    return Err(LockError::Held { holder });
+                }
+                Err(error) => return Err(failed(error.into())),
             }
-            Err(error) => return Err(failed(error.into())),
         }
         file.set_len(0).map_err(failed)?;
         file.rewind().map_err(failed)?;
@@ -61,15 +71,22 @@ impl HomeLock {
 
     /// Whether somebody owns the home now.
     pub fn holder_lives(home: &Path) -> bool {
-        let holder = Self::holder(home);
-        let pid = holder.rsplit_once("(process ").and_then(|(_, rest)| rest.trim_end_matches(')').parse::<u32>().ok());
         // A process that we see is not asked by the lock: the question would keep out an owner who comes just now.
-        if pid.is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists()) {
+        if process_of(&Self::holder(home)).is_some_and(lives) {
             return true;
         }
         let Ok(file) = File::open(home.join("engine.lock")) else { return false };
         flock(&file, FlockOperation::NonBlockingLockShared).is_err()
     }
+}
+
+/// The process that wrote a holder's text.
+fn process_of(holder: &str) -> Option<u32> {
+    holder.rsplit_once("(process ")?.1.trim_end_matches(')').parse().ok()
+}
+
+fn lives(pid: u32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
 }
 
 #[cfg(test)]
@@ -87,5 +104,19 @@ mod tests {
         HomeLock::take(home.path(), "devo run").unwrap();
         std::fs::write(home.path().join("engine.lock"), "devo serve (process 4194305)").unwrap();
         assert!(!HomeLock::holder_lives(home.path()), "no process has this number");
+    }
+
+    #[test]
+    fn a_child_of_a_dead_owner_is_waited_for() {
+        let home = tempfile::tempdir().unwrap();
+        let held = HomeLock::take(home.path(), "devo serve").unwrap();
+        // No process has this number: the owner died, and somebody else has its open file for a moment longer.
+        std::fs::write(home.path().join("engine.lock"), "devo serve (process 4194305)").unwrap();
+        let child = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            drop(held);
+        });
+        HomeLock::take(home.path(), "devo serve").unwrap();
+        child.join().unwrap();
     }
 }

@@ -17,6 +17,7 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 pub struct Daemon {
     child: Child,
     manager: UnixDatagram,
+    log: std::path::PathBuf,
 }
 
 impl Daemon {
@@ -30,16 +31,17 @@ impl Daemon {
         let _ = std::fs::remove_file(&path);
         let manager = UnixDatagram::bind(&path).unwrap();
         manager.set_read_timeout(Some(PATIENCE)).unwrap();
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(world.path("serve.log")).unwrap();
+        let log = world.path("serve.log");
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let child = world
             .command(&["serve"])
             .envs(environment.iter().copied())
             .env("NOTIFY_SOCKET", &path)
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(file)
             .spawn()
             .unwrap();
-        let daemon = Self { child, manager };
+        let daemon = Self { child, manager, log };
         daemon.hear("READY=1");
         daemon
     }
@@ -48,8 +50,15 @@ impl Daemon {
     pub fn hear(&self, wanted: &str) -> String {
         let mut buffer = [0; 4096];
         loop {
-            let size =
-                self.manager.recv(&mut buffer).unwrap_or_else(|error| panic!("{wanted} was never said: {error}"));
+            let size = self.manager.recv(&mut buffer).unwrap_or_else(|error| {
+                let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+                let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).into_iter().flatten();
+                let threads: Vec<_> = threads
+                    .flatten()
+                    .map(|thread| std::fs::read_to_string(thread.path().join("wchan")).unwrap_or_default())
+                    .collect();
+                panic!("{wanted} was never said: {error}; threads wait in {threads:?}; the log:\n{log}")
+            });
             let text = String::from_utf8_lossy(&buffer[..size]).into_owned();
             if text.lines().any(|line| line == wanted) {
                 return text;
