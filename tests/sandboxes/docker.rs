@@ -24,7 +24,7 @@ use futures_util::StreamExt as _;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use super::{HANGS, Place, alive, escape, exec, marker, no_way_out_of, stdout, wait_until};
+use super::{HANGS, Place, alive, escape, exec, marker, stdout, wait_until};
 
 /// A busybox and nothing else: no libc, no bash, no init.
 const BARE: &str = "devo-test-bare:1";
@@ -156,23 +156,16 @@ pub async fn wait_until_gone(run: &str, within: Duration) {
     }
 }
 
-fn with_tools() -> Arc<dyn Sandbox> {
-    sandbox(Settings { described: Described::Image(TOOLS.to_owned()), ..settings() })
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_way_out() {
-    images().await;
-    let tools = with_tools();
-    no_way_out_of(&*tools).await;
-    tools.close().await;
+/// For the image with tools.
+pub fn with_tools() -> Settings {
+    Settings { described: Described::Image(TOOLS.to_owned()), ..settings() }
 }
 
 /// What a command could do to the machine or to the container's own first process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_container_is_bare_and_cannot_be_grown() {
     images().await;
-    let (place, tools) = (Place::new(), with_tools());
+    let (place, tools) = (Place::new(), sandbox(with_tools()));
     for script in [
         "touch /x",
         "touch /bin/x",
@@ -398,7 +391,7 @@ async fn an_image_that_cannot_be_had_is_an_error_with_a_remedy() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_network_is_there_when_it_is_granted() {
     images().await;
-    let (place, tools) = (Place::new(), with_tools());
+    let (place, tools) = (Place::new(), sandbox(with_tools()));
     let command = place.command("tail -n +3 /proc/net/dev | grep -c eth0");
     assert_eq!(exec(&*tools, &command).await.stdout.text(), "0\n");
     let full = Command { network: Network::Full, ..command };

@@ -16,10 +16,9 @@ impl OutputSink for Notes {
     }
 }
 
-/// A web server on the host that answers every request with `hello from PATH` and then closes; and its port. Its
-/// address is 127.0.0.2, for which no program leaves the proxy out.
-fn web() -> u16 {
-    let listener = TcpListener::bind("127.0.0.2:0").expect("a port");
+/// A web server on the host that answers every request with `hello from PATH` and then closes; and its port.
+pub fn web_at(address: &str) -> u16 {
+    let listener = TcpListener::bind((address, 0)).expect("a port");
     let port = listener.local_addr().expect("bound").port();
     // It ends with the test's process.
     std::thread::spawn(move || {
@@ -28,6 +27,11 @@ fn web() -> u16 {
         }
     });
     port
+}
+
+/// One whose address is 127.0.0.2, for which no program leaves the proxy out.
+fn web() -> u16 {
+    web_at("127.0.0.2")
 }
 
 fn answer(mut stream: std::net::TcpStream) {
