@@ -336,6 +336,8 @@ pub enum SandboxError {
     Container {
         /// A fragment that completes the sentence.
         what: String,
+        /// Whether it is certain that nothing in it lives: only then may the command be run again.
+        gone: bool,
     },
     /// A service that the command needs did not come up; the command did not run.
     #[error("the service `{name}` {what}{}", tail(log))]

@@ -291,7 +291,7 @@ async fn a_container_that_is_killed_is_told_and_replaced() {
     let result = docker_sandbox.exec(&command, &(), &CancellationToken::new()).await;
     killer.await.expect("it was killed");
     let error = result.expect_err("its container is gone");
-    assert!(matches!(error, SandboxError::Container { .. }), "{error}");
+    assert!(matches!(error, SandboxError::Container { gone: true, .. }), "{error}");
     assert!(error.to_string().contains("is gone") && error.hint().is_some(), "{error}");
     assert_eq!(stdout(&*docker_sandbox, &place.command("echo again")).await, "again\n");
     // One that was killed while nobody used it is noticed at the next command.
@@ -590,4 +590,113 @@ async fn commands_are_whoever_owns_the_workspace() {
 
 fn place_owner(place: &Place) -> u32 {
     fs::metadata(&place.workspace).expect("it is there").uid()
+}
+
+/// A run of the real program with one step in a container, which waits for a file `go` and tells each of its tries.
+struct Waiting {
+    folder: tempfile::TempDir,
+    child: std::process::Child,
+}
+
+impl Waiting {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let devo = |args: &[&str]| {
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_devo"));
+            command.arg("--home").arg(folder.path().join("home")).args(args).current_dir(folder.path());
+            command.stdin(std::process::Stdio::null());
+            command
+        };
+        let home = folder.path().join("home");
+        let made = devo(&["init"]).arg(&home).output().expect("it starts");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        fs::write(home.join("devo.yaml"), format!("sandbox: {{type: docker, image: '{BARE}'}}\n")).expect("ours");
+        let pipeline = "name: wait\nsteps:\n  wait:\n    type: shell\n    run: |\n      \
+                        echo $DEVO_ATTEMPT $DEVO_IDEMPOTENCY_KEY >> log\n      \
+                        until [ -e go ]; do sleep 0.05; done\n";
+        fs::write(home.join("pipelines/wait.yaml"), pipeline).expect("ours");
+        let out = fs::File::create(folder.path().join("out")).expect("ours");
+        let child = devo(&["run", "--pipeline", "wait", "--json"]).stdout(out).spawn().expect("it starts");
+        Self { folder, child }
+    }
+
+    fn events(&self) -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(self.folder.path().join("out")).expect("it is there");
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    fn of(&self, name: &str) -> Vec<serde_json::Value> {
+        self.events().into_iter().filter(|event| event["event"] == name).collect()
+    }
+
+    fn run(&self) -> String {
+        wait_until("the run", HANGS, || !self.of("accepted").is_empty());
+        self.of("accepted")[0]["task_id"].as_str().expect("it has an id").to_owned()
+    }
+
+    fn scratch(&self) -> PathBuf {
+        self.folder.path().join("home/runs").join(self.run()).join("scratch")
+    }
+
+    /// What its tries told of themselves, when there are so many.
+    fn tries(&self, count: usize) -> Vec<String> {
+        let log = self.scratch().join("log");
+        let lines = || fs::read_to_string(&log).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>();
+        wait_until("a try", HANGS, || lines().len() == count);
+        lines()
+    }
+
+    async fn kill_container(&self) {
+        let ids = containers_of(&self.run()).await;
+        assert_eq!(ids.len(), 1, "what is lost is removed before anything runs again");
+        docker().kill_container(&ids[0], None).await.expect("it lives");
+    }
+
+    fn exit(&mut self) -> Option<i32> {
+        wait_until("the end", HANGS, || self.child.try_wait().expect("ours").is_some());
+        self.child.wait().expect("ours").code()
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_whose_container_is_killed_runs_again_by_itself() {
+    images().await;
+    let mut waiting = Waiting::start();
+    waiting.tries(1);
+    waiting.kill_container().await;
+    let killed = Instant::now();
+    wait_until("the loss is recorded", Duration::from_secs(10), || waiting.of("step_interrupted").len() == 1);
+    let tries = waiting.tries(2);
+    println!("killed, told and run again within {:?}", killed.elapsed());
+    assert_eq!(containers_of(&waiting.run()).await.len(), 1);
+    let (first, second) = (tries[0].split_once(' ').expect("two"), tries[1].split_once(' ').expect("two"));
+    assert_eq!((first.0, second.0, first.1), ("1", "2", second.1), "another attempt with the same key");
+    let reason = waiting.of("step_interrupted")[0]["reason"].to_string();
+    assert!(reason.contains("container is gone"), "{reason}");
+    fs::write(waiting.scratch().join("go"), "").expect("ours");
+    assert_eq!(waiting.exit(), Some(0));
+    assert_eq!(waiting.of("step_interrupted").len(), 1);
+    assert!(containers_of(&waiting.run()).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_whose_container_is_killed_twice_in_a_row_fails() {
+    images().await;
+    let mut waiting = Waiting::start();
+    for count in 1..=2 {
+        waiting.tries(count);
+        waiting.kill_container().await;
+    }
+    assert_eq!(waiting.exit(), Some(1));
+    let failed = waiting.of("step_failed");
+    assert_eq!((failed.len(), &failed[0]["error"]["code"]), (1, &"container_lost".into()));
+    assert_eq!(waiting.tries(2).len(), 2, "no third try");
+    assert!(containers_of(&waiting.run()).await.is_empty());
 }

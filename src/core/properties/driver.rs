@@ -473,7 +473,7 @@ impl Sim {
             StepSkipped { step: step(), reason: reason() },
             StepFailed { step: step(), error },
             StepCancelled { step: step(), reason: reason() },
-            StepInterrupted { step: step() },
+            StepInterrupted { step: step(), reason: None },
             StepParked { step: step(), reason: reason(), until: self.now, carry: Value::Null },
             Approved { step: step(), plan_hash: plan.hash, revision, who: who(), note: None },
             Approved { step: step(), plan_hash: "sha256:0".to_owned(), revision, who: who(), note: None },

@@ -343,7 +343,7 @@ fn remove_later(docker: &Docker, id: &str) {
 
 /// Kills and removes a container. One that is gone, or going, is no error.
 pub(super) async fn remove(docker: &Docker, id: &str) -> Result<(), SandboxError> {
-    let left = |why: String| SandboxError::Container { what: format!("could not be removed: {why}") };
+    let left = |why: String| SandboxError::Container { what: format!("could not be removed: {why}"), gone: false };
     let work = async {
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         match docker.remove_container(id, Some(options)).await {

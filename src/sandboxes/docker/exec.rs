@@ -117,5 +117,6 @@ async fn lost(lane: Lane, what: &str) -> SandboxError {
     }
     SandboxError::Container {
         what: format!("{what}: it was killed from outside, or the docker daemon stopped ({said})"),
+        gone: true,
     }
 }
