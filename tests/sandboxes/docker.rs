@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -600,11 +601,19 @@ struct Waiting {
 
 impl Waiting {
     fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// With another socket of the daemon, if one is given.
+    fn start_with(daemon: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let devo = |args: &[&str]| {
             let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_devo"));
             command.arg("--home").arg(folder.path().join("home")).args(args).current_dir(folder.path());
             command.stdin(std::process::Stdio::null());
+            if !daemon.is_empty() {
+                command.env("DOCKER_HOST", daemon);
+            }
             command
         };
         let home = folder.path().join("home");
@@ -698,5 +707,67 @@ async fn a_step_whose_container_is_killed_twice_in_a_row_fails() {
     let failed = waiting.of("step_failed");
     assert_eq!((failed.len(), &failed[0]["error"]["code"]), (1, &"container_lost".into()));
     assert_eq!(waiting.tries(2).len(), 2, "no third try");
+    assert!(containers_of(&waiting.run()).await.is_empty());
+}
+
+/// A way to the daemon that can be cut: to whoever uses it the daemon then is gone, as when it restarts, and the daemon
+/// ends what hangs on its connections.
+struct Relay {
+    path: PathBuf,
+    streams: Arc<std::sync::Mutex<Vec<UnixStream>>>,
+}
+
+impl Relay {
+    fn open(path: PathBuf) -> Self {
+        let relay = Self { path, streams: Arc::default() };
+        relay.listen();
+        relay
+    }
+
+    fn listen(&self) {
+        let listener = UnixListener::bind(&self.path).expect("a socket");
+        let streams = self.streams.clone();
+        // It ends with the test's process.
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let daemon = UnixStream::connect("/var/run/docker.sock").expect("a docker daemon");
+                let both = || [&client, &daemon].map(|stream| stream.try_clone().expect("a descriptor"));
+                streams.lock().expect("no holder panics").extend(both());
+                let [[client_in, daemon_out], [client_out, daemon_in]] = [both(), both()];
+                for (mut from, mut to) in [(client_in, daemon_out), (daemon_in, client_out)] {
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(std::net::Shutdown::Write);
+                    });
+                }
+            }
+        });
+    }
+
+    fn cut(&self) {
+        fs::remove_file(&self.path).expect("it was open");
+        for stream in self.streams.lock().expect("no holder panics").drain(..) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_runs_again_when_the_daemon_is_back() {
+    images().await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let relay = Relay::open(folder.path().join("docker.sock"));
+    let mut waiting = Waiting::start_with(&format!("unix://{}", relay.path.display()));
+    waiting.tries(1);
+    relay.cut();
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(waiting.of("step_interrupted").is_empty(), "nobody knows yet whether the command lives");
+    relay.listen();
+    let back = Instant::now();
+    assert_eq!(waiting.tries(2).len(), 2);
+    println!("run again {:?} after the daemon was back", back.elapsed());
+    assert_eq!((waiting.of("step_interrupted").len(), containers_of(&waiting.run()).await.len()), (1, 1));
+    fs::write(waiting.scratch().join("go"), "").expect("ours");
+    assert_eq!(waiting.exit(), Some(0));
     assert!(containers_of(&waiting.run()).await.is_empty());
 }

@@ -26,7 +26,7 @@ use bytes::BytesMut;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use tempfile::TempDir;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::super::proxy::Proxy;
 use super::super::{Limits, SandboxError, WORKSPACE, job, text};
@@ -41,6 +41,9 @@ pub(super) const HOME: &str = "/home/run";
 const START_WITHIN: Duration = Duration::from_secs(60);
 /// Killing and removing, likewise.
 const REMOVE_WITHIN: Duration = Duration::from_secs(30);
+/// How long a daemon that does not answer may be restarting, and how often it is asked.
+const BACK_WITHIN: Duration = Duration::from_secs(30);
+const ASK_EVERY: Duration = Duration::from_millis(100);
 /// Of what the first process complains about, as much is kept.
 const LONGEST_COMPLAINT: usize = 2000;
 /// Processes and threads that are ours, beside the commands'.
@@ -304,6 +307,23 @@ impl Container {
     pub async fn remove(mut self) -> Result<(), SandboxError> {
         self.removed = true;
         remove(&self.docker, &self.id).await
+    }
+
+    /// The same for one that is lost, perhaps with its daemon: a restart takes it seconds, and it is asked until it answers.
+    ///
+    /// # Errors
+    /// It may still live.
+    pub async fn outlast(mut self) -> Result<(), SandboxError> {
+        let until = Instant::now() + BACK_WITHIN;
+        loop {
+            match remove(&self.docker, &self.id).await {
+                Err(_) if Instant::now() < until => tokio::time::sleep(ASK_EVERY).await,
+                removed => {
+                    self.removed = true;
+                    return removed;
+                }
+            }
+        }
     }
 }
 

@@ -112,7 +112,7 @@ fn is_full(workspace: &Path, least_free: u64) -> bool {
 async fn lost(lane: Lane, what: &str) -> SandboxError {
     let container = lane.give_up();
     let said = container.complaint();
-    if let Err(error) = container.remove().await {
+    if let Err(error) = container.outlast().await {
         return error;
     }
     SandboxError::Container {
