@@ -591,6 +591,10 @@ async fn the_network_is_there_when_it_is_granted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn protected_paths_cannot_be_changed_or_moved_away() {
+    keeps_protected_paths(&*sandbox("bubblewrap")).await;
+}
+
+async fn keeps_protected_paths(sandboxed: &dyn Sandbox) {
     let place = Place::new();
     fs::create_dir_all(place.workspace.join("tests/unit/data")).expect("folders");
     for file in ["tests/unit/t.py", "tests/unit/data/d", "tests/free.py", "top.py"] {
@@ -598,7 +602,6 @@ async fn protected_paths_cannot_be_changed_or_moved_away() {
     }
     let mut command = place.command("");
     command.read_only = ["tests/unit/t.py", "tests/unit/data", "top.py", "tests/absent.py"].map(PathBuf::from).to_vec();
-    let bubblewrap = sandbox("bubblewrap");
     for script in [
         "echo x > tests/unit/t.py",
         "echo x >> top.py",
@@ -616,7 +619,7 @@ async fn protected_paths_cannot_be_changed_or_moved_away() {
         "umount tests/unit/t.py",
     ] {
         command.script = script.to_owned();
-        let finished = exec(&*bubblewrap, &command).await;
+        let finished = exec(sandboxed, &command).await;
         assert!(!finished.exit.is_success(), "`{script}` went through");
         assert_eq!(finished.unprotected, [PathBuf::from("tests/absent.py")]);
         for file in ["tests/unit/t.py", "tests/unit/data/d", "top.py"] {
@@ -625,7 +628,7 @@ async fn protected_paths_cannot_be_changed_or_moved_away() {
     }
     command.script = "echo changed > tests/free.py; touch tests/new src.py; rm tests/new".to_owned();
     fs::write(place.workspace.join("tests/free.py"), "original").expect("a file");
-    assert!(exec(&*bubblewrap, &command).await.exit.is_success(), "the rest stays writable");
+    assert!(exec(sandboxed, &command).await.exit.is_success(), "the rest stays writable");
     assert_eq!(fs::read_to_string(place.workspace.join("tests/free.py")).expect("it is there"), "changed\n");
     // Where nothing can be protected, that is said.
     command.script = "true".to_owned();

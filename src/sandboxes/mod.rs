@@ -18,6 +18,7 @@ mod inner;
 mod job;
 mod landlock;
 mod leftovers;
+mod protected;
 pub mod proxy;
 mod run;
 mod seccomp;

@@ -593,6 +593,39 @@ fn place_owner(place: &Place) -> u32 {
     fs::metadata(&place.workspace).expect("it is there").uid()
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn protected_paths_cannot_be_changed_or_moved_away() {
+    images().await;
+    let own = with_tools();
+    let tools = sandbox(own.clone());
+    super::keeps_protected_paths(&*tools).await;
+    // They are the same for all commands, so one container does; it is another one where the host changed one of them.
+    assert_eq!(containers_of(&own.run).await.len(), 1);
+    let place = Place::new();
+    fs::write(place.workspace.join("kept"), "first").expect("a file");
+    let mut command = place.command("cat kept; echo x > kept");
+    command.read_only = vec!["kept".into()];
+    for content in ["first", "second"] {
+        fs::write(place.workspace.join("new"), content).expect("a file");
+        fs::rename(place.workspace.join("new"), place.workspace.join("kept")).expect("ours");
+        let finished = exec(&*tools, &command).await;
+        assert_eq!((finished.stdout.text().as_str(), finished.exit.is_success()), (content, false));
+    }
+    // As many as there may be, in as many folders.
+    command.read_only.clear();
+    for number in 0..256 {
+        let path = PathBuf::from(format!("d{}/t{number}", number % 32));
+        fs::create_dir_all(place.workspace.join(&path).parent().expect("it has one")).expect("a folder");
+        fs::write(place.workspace.join(&path), "").expect("a file");
+        command.read_only.push(path);
+    }
+    command.script = "for f in d*/t*; do ( : >> $f ) 2> /dev/null && echo $f; done".to_owned();
+    let start = Instant::now();
+    assert_eq!(exec(&*tools, &command).await.stdout.text(), "");
+    println!("a container with 256 protected files took {:?}", start.elapsed());
+    tools.close().await;
+}
+
 /// A run of the real program with one step in a container, which waits for a file `go` and tells each of its tries.
 struct Waiting {
     folder: tempfile::TempDir,

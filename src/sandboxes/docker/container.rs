@@ -8,7 +8,7 @@ use std::fmt;
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
+use super::super::protected::Cover;
 use super::super::proxy::Proxy;
 use super::super::{Limits, SandboxError, WORKSPACE, job, text};
 use super::daemon::{explain, said, status};
@@ -59,6 +60,8 @@ pub(super) struct Plan {
     pub labels: HashMap<String, String>,
     /// Bound at [`WORKSPACE`].
     pub workspace: PathBuf,
+    /// Paths of it that get mounts of their own.
+    pub covers: Vec<Cover>,
     /// Who everything in it runs as: whoever owns the workspace, so that its files stay theirs.
     pub owner: (u32, u32),
     /// The daemon's word: `none`, `bridge`, or the name of a network with services.
@@ -91,6 +94,13 @@ impl Plan {
             })
         };
         let mut mounts = vec![bind(&self.workspace, WORKSPACE, false)?];
+        for cover in &self.covers {
+            mounts.push(bind(
+                &self.workspace.join(&cover.path),
+                &text(&Path::new(WORKSPACE).join(&cover.path))?,
+                cover.read_only,
+            )?);
+        }
         for (target, source) in &payload.files {
             mounts.push(bind(source, target, true)?);
         }
