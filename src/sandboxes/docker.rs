@@ -262,9 +262,9 @@ impl Docker {
         variables.extend(prepared.env.clone());
         variables.extend(self.settings.tz.iter().map(|tz| ("TZ".to_owned(), tz.clone())));
         variables.insert("HOME".to_owned(), HOME.to_owned());
-        if matches!(command.network, Network::Domains(_)) {
+        if let Network::Domains(domains) = &command.network {
             let names = services.iter().flat_map(|service| std::iter::once(&service.name).chain(&service.aliases));
-            variables.extend(proxy::variables(&names.map(String::as_str).collect::<Vec<_>>()));
+            variables.extend(proxy::variables(domains, &names.map(String::as_str).collect::<Vec<_>>()));
         }
         variables.extend(checked(command)?);
         Ok(variables.into_iter().collect())

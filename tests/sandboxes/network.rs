@@ -101,6 +101,13 @@ async fn programs_find_the_proxy_by_themselves() {
     let (finished, notes) = told(&allowing(&place, &["example.org"], &script)).await;
     let text = finished.stderr.text();
     assert!(text.contains("403") && notes.len() == 1, "{notes:?} {text}");
+    // The host's own 127.0.0.1, where a person wrote it down; what else is there stays the command's own.
+    let port = web_at("127.0.0.1");
+    let script = format!("GIT_CURL_VERBOSE=1 git ls-remote http://127.0.0.1:{port}/r; echo $no_proxy");
+    let (finished, notes) = told(&allowing(&place, &[&format!("127.0.0.1:{port}")], &script)).await;
+    let text = finished.stderr.text();
+    assert!(text.contains("200 OK") && notes.is_empty(), "{notes:?} {text}");
+    assert_eq!(finished.stdout.text(), "localhost,::1\n");
     // What a command brings itself wins.
     let mut own = allowing(&place, &["example.org"], "echo $http_proxy $HTTPS_PROXY $no_proxy");
     own.env = vec![("http_proxy".into(), "mine".into())];
