@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod concurrent;
+mod containers;
 mod daemon;
 mod demo;
 mod fake;

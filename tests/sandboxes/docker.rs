@@ -658,7 +658,11 @@ impl Waiting {
                         until [ -e go ]; do sleep 0.05; done\n";
         fs::write(home.join("pipelines/wait.yaml"), pipeline).expect("ours");
         let out = fs::File::create(folder.path().join("out")).expect("ours");
-        let child = devo(&["run", "--pipeline", "wait", "--json"]).stdout(out).spawn().expect("it starts");
+        let child = devo(&["run", "--pipeline", "wait", "--json"])
+            .stdout(out)
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("it starts");
         Self { folder, child }
     }
 
