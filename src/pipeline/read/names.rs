@@ -107,7 +107,11 @@ impl<'d> Reader<'d> {
                         let code = if mode == Mode::Expression { "bad_expression" } else { "bad_template" };
                         self.fault(span, code, error.message);
                         if text.contains("{#") {
-                            self.advise(|fault| fault.help("`{#` begins a comment of templates: write {{ \"{#\" }}"));
+                            self.advise(|fault| {
+                                fault.help(
+                                    "`{#` begins a comment of templates; write it as {% raw %}${#NAME}{% endraw %}",
+                                )
+                            });
                         }
                     }
                 }
