@@ -156,3 +156,59 @@ fn hostile_text_stays_text() {
     assert!(!(ran.stdout + &ran.stderr).contains('\u{1b}'));
     assert!(world.fake.asked()[0].body.to_string().contains("{{ secret }}"), "rendered once");
 }
+
+/// Makes devo.yaml one that has a mistake, on top of what it says.
+fn spoil(world: &World) {
+    let path = world.home().join("devo.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(path, text + "\nlimmits: {runs: 2}\n").unwrap();
+}
+
+#[test]
+fn with_mistakes_in_devo_yaml_people_see_and_decide_and_nothing_starts() {
+    let world = World::shop();
+    script(&world.fake);
+    let whole = world.devo(&[&task("shop")[..], &["--json"]].concat()).code(0);
+    let whole = whole.lines()[0]["task_id"].as_str().unwrap().to_owned();
+    let patch = world.devo(&["diff", &whole]).code(0).stdout;
+    assert!(patch.contains("src/ventas.rs"));
+    let planned = || {
+        world.fake.planner(claude(&[("submit_plan", crate::main_job::plan("Un plan"))]));
+        let ran = world.devo(&[&task("shop")[..7], &["--no-watch", "--json"]].concat()).code(3);
+        ran.lines()[0]["task_id"].as_str().unwrap().to_owned()
+    };
+    let (approved, revised, rejected, aborted) = (planned(), planned(), planned(), planned());
+    spoil(&world);
+    let calls = world.fake.asked().len();
+    let warned = |args: &[&str]| {
+        let ran = world.devo(args).code(0);
+        assert!(ran.stderr.contains("warning: devo.yaml has mistakes"), "{args:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("limmits") && ran.stderr.contains("devo validate"), "{args:?}: {}", ran.stderr);
+        ran.stdout
+    };
+    assert!(warned(&["status"]).contains("PLANNED"));
+    assert!(warned(&["status", &approved]).contains("devo approve"));
+    warned(&["logs", &whole]);
+    assert!(warned(&["plan", &approved]).contains("Plan"));
+    assert_eq!(warned(&["diff", &whole]), patch, "the change is where it was");
+    warned(&["approve", &approved]);
+    warned(&["plan", &revised]);
+    warned(&["revise", &revised, "otherwise"]);
+    warned(&["reject", &rejected]);
+    warned(&["abort", &aborted]);
+    assert!(warned(&["login-link"]).contains("/login?link="));
+    assert_eq!(world.status(&approved)["approval"]["revision"], 1);
+
+    let file = world.write("task.yaml", "pipeline: {steps: {a: {type: shell, run: touch here}}}\n");
+    let file = file.to_str().unwrap();
+    for args in [&["run", file][..], &["submit", file], &["serve"], &["gc"], &["resume", &approved], &["retry", &whole]]
+    {
+        let ran = world.devo(args).code(2);
+        assert!(ran.stderr.contains("error: devo.yaml has mistakes"), "{args:?}: {}", ran.stderr);
+    }
+    assert_eq!(world.fake.asked().len(), calls, "no model was asked");
+
+    world.configure("");
+    world.devo(&["resume", &rejected]).code(4);
+    world.devo(&["resume", &aborted]).code(4);
+}

@@ -30,7 +30,7 @@ struct Args {
 }
 
 fn approve(cx: &Cx, args: &Args) -> Result<Exit, Error> {
-    let app = cx.app()?;
+    let app = cx.app_in_spite()?;
     cx.wait(async {
         let run = app.resolve_run(&args.run).await?;
         let doc = app.document(run).await?;

@@ -44,7 +44,7 @@ fn logs(cx: &Cx, args: &Args) -> Result<Exit, Error> {
         Some(text) => Some(StepId::new(text).map_err(|error| Error::usage(error.to_string()))?),
         None => None,
     };
-    let app = cx.app()?;
+    let app = cx.app_in_spite()?;
     cx.wait(async {
         let run = app.resolve_run(&args.run).await?;
         let (graph, _) = match crate::engine::load(app.journal.as_ref(), run).await {

@@ -178,6 +178,20 @@ impl Cx {
         App::open(&self.settings)
     }
 
+    /// Opens the home for looking or for a person's word: mistakes in devo.yaml are told and stop neither.
+    pub fn app_in_spite(&self) -> Result<App, Error> {
+        let app = App::open_in_spite(&self.settings)?;
+        if let Some(wrong) = &app.broken {
+            let text = wrong.to_text();
+            let rest = text.strip_prefix("error:").unwrap_or(&text).trim_end();
+            let word = self.err.screen.paint(screen::Ink::Yellow, "warning");
+            self.note(&format!(
+                "{word}:{rest}\n{word}: going on with default settings; nothing can start until it is mended"
+            ));
+        }
+        Ok(app)
+    }
+
     /// Whether a person sits at this terminal and may be asked.
     pub fn interactive(&self) -> bool {
         self.input && !self.json && !self.quiet && self.err.terminal && std::io::stdin().is_terminal()

@@ -34,7 +34,7 @@ struct Args {
 }
 
 fn status(cx: &Cx, args: &Args) -> Result<Exit, Error> {
-    let app = cx.app()?;
+    let app = cx.app_in_spite()?;
     cx.wait(async {
         match &args.run {
             Some(text) => one(cx, &app, text).await,
