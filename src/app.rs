@@ -269,6 +269,17 @@ impl App {
         }
     }
 
+    /// Why nobody drives an open run, as far as the home's lock tells; `None` where somebody does, or could.
+    pub fn undriven(&self, run: RunId) -> Option<String> {
+        if !HomeLock::holder_lives(&self.home) {
+            return Some("nobody drives it".to_owned());
+        }
+        let holder = HomeLock::holder(&self.home);
+        // A daemon drives every run; a command that drives one names it.
+        let other = ["devo run ", "devo resume ", "devo retry "].iter().any(|word| holder.starts_with(word));
+        (other && !holder.contains(&run.short())).then(|| format!("nobody drives it while {holder} has this home"))
+    }
+
     /// The folder of a run.
     pub fn run_dir(&self, run: RunId) -> PathBuf {
         self.home.join("runs").join(run.to_string())

@@ -208,3 +208,47 @@ fn an_abort_from_another_terminal_stops_a_call_that_is_under_way() {
     assert_eq!(world.status(&run)["status"], "ABORTED");
     assert_eq!(world.remote_branches().len(), 2);
 }
+
+/// A run of a pipeline that sleeps, whose engine was killed in the middle of it.
+fn killed(world: &World, steps: &str) -> String {
+    let file =
+        world.write("killed.yaml", &format!("steps:\n  slow: {{type: shell, run: 'touch here; sleep 60'}}\n{steps}"));
+    let mut child = world
+        .command(&["run", "--pipeline", file.to_str().unwrap()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let run = crate::daemon::until(|| {
+        let all = world.devo(&["status", "--json"]).code(0).json();
+        let open = all.as_array().unwrap().iter().find(|row| row["status"] == "EXECUTING")?;
+        let run = open["task_id"].as_str().unwrap().to_owned();
+        (world.status(&run)["steps"][0]["state"] == "running").then_some(run)
+    });
+    let driven = world.devo(&["status", &run]).code(0).stdout;
+    assert!(!driven.contains("nobody drives"), "{driven}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    run
+}
+
+#[test]
+fn whoever_follows_the_logs_of_a_run_that_nobody_drives_is_told() {
+    let world = crate::daemon::quick();
+    let run = killed(&world, "");
+    let log = world.path("follow.log");
+    let mut child = world
+        .command(&["logs", &run, "--follow"])
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    crate::daemon::until(|| {
+        std::thread::sleep(Duration::from_millis(20));
+        std::fs::read_to_string(&log).unwrap().contains("nobody drives it: devo resume").then_some(())
+    });
+    assert!(child.try_wait().unwrap().is_none(), "it still follows: somebody may resume the run");
+    world.devo(&["abort", &run]).code(0);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(std::fs::read_to_string(&log).unwrap().matches("nobody drives").count(), 1);
+}

@@ -1,6 +1,6 @@
 //! `devo logs`: the lines that a run's steps left, merged by time.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args as _;
 
@@ -16,6 +16,8 @@ use crate::steps::Stream;
 
 /// Between two looks for more.
 const POLL: Duration = Duration::from_millis(200);
+/// Between two looks whether anybody drives the run.
+const ALIVE: Duration = Duration::from_secs(1);
 
 pub const ENTRY: Entry = Entry {
     name: "logs",
@@ -67,6 +69,7 @@ fn logs(cx: &Cx, args: &Args) -> Result<Exit, Error> {
         }
         let width = graph.nodes().map(|node| node.id.as_str().len()).max().unwrap_or(0).min(20);
         let mut reader = Reader::new(app.run_dir(run).join("logs"), step);
+        let (mut looked, mut told) = (None::<Instant>, false);
         loop {
             // Asked before the lines are read: what was written before the end is told.
             let ended = !args.follow || has_ended(&app, run).await?;
@@ -80,6 +83,14 @@ fn logs(cx: &Cx, args: &Args) -> Result<Exit, Error> {
             })?;
             if ended || cx.out.closed() {
                 return Ok(Exit::Completed);
+            }
+            if looked.is_none_or(|at| at.elapsed() >= ALIVE) {
+                looked = Some(Instant::now());
+                let idle = app.undriven(run);
+                if let Some(why) = idle.as_ref().filter(|_| !told) {
+                    cx.note(&format!("{why}: {} resume {}", cx.devo, run.short()));
+                }
+                told = idle.is_some();
             }
             tokio::time::sleep(POLL).await;
         }

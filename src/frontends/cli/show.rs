@@ -294,14 +294,18 @@ fn question(out: &mut String, screen: &Screen, doc: &Value) {
     }
 }
 
-/// One run in detail: what failed or waits comes first.
-pub fn status(screen: &Screen, devo: &str, doc: &Value, now: Timestamp) -> String {
+/// One run in detail: what failed or waits comes first. `idle` is why nobody drives it, where it is open and nobody does.
+pub fn status(screen: &Screen, devo: &str, doc: &Value, idle: Option<&str>, now: Timestamp) -> String {
     let mut out = headline(screen, doc, Some(now));
     out.push_str(&screen.paragraph("  ", "  ", word(doc, "/task")));
     failure(&mut out, screen, doc);
     question(&mut out, screen, doc);
     let steps = doc["steps"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !steps.is_empty() {
+    if let Some(why) = idle {
+        let line = format!("{why}: {devo} resume {}", word(doc, "/short_id"));
+        let _ = writeln!(out, "  {}", screen.paint(Ink::Yellow, &printable(&line)));
+    }
         out.push('\n');
         let name = steps.iter().map(|step| word(step, "/id").len()).max().unwrap_or(0).min(30);
         let kind = steps.iter().map(|step| word(step, "/type").len()).max().unwrap_or(0).min(16);

@@ -49,7 +49,9 @@ async fn one(cx: &Cx, app: &App, text: &str) -> Result<Exit, Error> {
     if cx.json {
         cx.out.line(&doc.to_string());
     } else {
-        cx.out.write(&show::status(&cx.out.screen, &cx.devo, &doc, app.clock.now()));
+        let open = !matches!(show::word(&doc, "/status"), "QUEUED" | "COMPLETED" | "FAILED" | "ABORTED");
+        let idle = open.then(|| app.undriven(run)).flatten();
+        cx.out.write(&show::status(&cx.out.screen, &cx.devo, &doc, idle.as_deref(), app.clock.now()));
     }
     if let Some(plan) = show::plan_of(&doc) {
         shown::remember(&app.run_dir(run), &plan);
