@@ -212,3 +212,23 @@ fn with_mistakes_in_devo_yaml_people_see_and_decide_and_nothing_starts() {
     world.devo(&["resume", &rejected]).code(4);
     world.devo(&["resume", &aborted]).code(4);
 }
+
+#[test]
+fn a_daemon_hears_people_while_devo_yaml_has_mistakes() {
+    let world = crate::daemon::quick();
+    let daemon = crate::daemon::Daemon::start(&world);
+    let file = world.write("task.yaml", "pipeline: {steps: {a: {type: shell, run: sleep 60}}}\n");
+    let run = world.devo(&["run", file.to_str().unwrap(), "--no-watch"]).code(0).stdout.trim().to_owned();
+    spoil(&world);
+    let ran = world.devo(&["abort", &run]).code(0);
+    assert!(
+        ran.stdout.contains("abort recorded") && ran.stderr.contains("being ended"),
+        "{}{}",
+        ran.stdout,
+        ran.stderr
+    );
+    crate::daemon::until(|| (world.status(&run)["status"] == "ABORTED").then_some(()));
+    let followed = world.devo(&["resume", &run]).code(4);
+    assert!(!followed.stderr.contains("error: devo.yaml"), "{}", followed.stderr);
+    daemon.stop();
+}

@@ -233,6 +233,36 @@ fn killed(world: &World, steps: &str) -> String {
 }
 
 #[test]
+fn an_abort_is_carried_out_at_once_where_only_the_record_of_it_is_missing() {
+    let world = crate::daemon::quick();
+    let run = killed(&world, "");
+    let said = world.devo(&["status", &run]).code(0).stdout;
+    assert!(said.contains(&format!("nobody drives it: devo resume {}", &run[run.len() - 8..])), "{said}");
+    let ran = world.devo(&["abort", &run]).code(0);
+    assert!(ran.stdout.starts_with("aborted ") && !ran.stderr.contains("resume"), "{}{}", ran.stdout, ran.stderr);
+    assert_eq!(world.status(&run)["status"], "ABORTED");
+}
+
+#[test]
+fn an_abort_that_leaves_clean_up_says_that_it_is_only_recorded() {
+    let world = crate::daemon::quick();
+    let run = killed(&world, "  clean: {type: shell, always: true, needs: slow, run: touch swept}\n");
+    let ran = world.devo(&["abort", &run]).code(0);
+    assert!(ran.stdout.starts_with("abort recorded for "), "{}", ran.stdout);
+    assert!(ran.stderr.contains("nobody drives this run now") && ran.stderr.contains("devo resume"), "{}", ran.stderr);
+    assert_eq!(world.status(&run)["status"], "EXECUTING");
+    world.devo(&["resume", &run]).code(4);
+    assert_eq!(world.status(&run)["steps"][1]["state"], "succeeded");
+
+    // A second abort ends the clean-up too: nothing is left that would be work.
+    let run = killed(&world, "  clean: {type: shell, always: true, needs: slow, run: touch swept}\n");
+    world.devo(&["abort", &run]).code(0);
+    let ran = world.devo(&["abort", &run]).code(0);
+    assert!(ran.stdout.starts_with("aborted "), "{}{}", ran.stdout, ran.stderr);
+    assert_eq!(world.status(&run)["status"], "ABORTED");
+}
+
+#[test]
 fn whoever_follows_the_logs_of_a_run_that_nobody_drives_is_told() {
     let world = crate::daemon::quick();
     let run = killed(&world, "");
@@ -251,4 +281,24 @@ fn whoever_follows_the_logs_of_a_run_that_nobody_drives_is_told() {
     world.devo(&["abort", &run]).code(0);
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert_eq!(std::fs::read_to_string(&log).unwrap().matches("nobody drives").count(), 1);
+}
+
+#[test]
+fn a_command_that_drives_another_run_records_an_abort_and_does_not_claim_to_carry_it_out() {
+    let world = crate::daemon::quick();
+    let run = killed(&world, "");
+    let file = world.write("other.yaml", "pipeline: {steps: {a: {type: shell, run: sleep 60}}}\n");
+    let mut other =
+        world.command(&["run", file.to_str().unwrap()]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    crate::daemon::until(|| {
+        let said = world.devo(&["status", &run]).code(0).stdout;
+        said.contains("nobody drives it while devo run").then_some(())
+    });
+    let ran = world.devo(&["abort", &run]).code(0);
+    assert!(ran.stdout.starts_with("abort recorded for "), "{}", ran.stdout);
+    assert!(ran.stderr.contains("nobody drives this run now"), "{}", ran.stderr);
+    assert_eq!(world.status(&run)["status"], "EXECUTING");
+    other.kill().unwrap();
+    other.wait().unwrap();
+    world.devo(&["resume", &run]).code(4);
 }
