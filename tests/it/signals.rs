@@ -284,6 +284,28 @@ fn whoever_follows_the_logs_of_a_run_that_nobody_drives_is_told() {
 }
 
 #[test]
+fn a_plan_that_waits_is_listed_before_newer_runs_whatever_the_limit() {
+    let world = World::shop();
+    world.fake.planner(claude(&[("submit_plan", plan("Plan"))]));
+    let waits = waiting(&world);
+    let file = world.write("task.yaml", "pipeline: {steps: {a: {type: shell, run: 'true'}}}\n");
+    let mut newest = String::new();
+    for _ in 0..3 {
+        let ran = world.devo(&["run", file.to_str().unwrap(), "--json"]).code(0);
+        newest = ran.lines()[0]["task_id"].as_str().unwrap().to_owned();
+    }
+    for (limit, wanted) in [("1", vec![&waits]), ("2", vec![&waits, &newest])] {
+        let rows = world.devo(&["status", "--json", "--limit", limit]).code(0).json();
+        let ids: Vec<&str> = rows.as_array().unwrap().iter().map(|row| row["task_id"].as_str().unwrap()).collect();
+        assert_eq!(ids, wanted, "limit {limit}");
+    }
+    let cut = world.devo(&["status", "--limit", "2"]).code(0);
+    assert!(cut.stdout.lines().nth(1).unwrap().contains("PLANNED"), "{}", cut.stdout);
+    assert!(cut.stderr.contains("left out"), "{}", cut.stderr);
+    assert!(!world.devo(&["status", "--limit", "4"]).code(0).stderr.contains("left out"));
+}
+
+#[test]
 fn a_command_that_drives_another_run_records_an_abort_and_does_not_claim_to_carry_it_out() {
     let world = crate::daemon::quick();
     let run = killed(&world, "");
