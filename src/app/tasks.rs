@@ -16,6 +16,7 @@ use crate::core::plan::{Estimate, Plan, PlanRecord};
 use crate::error::Error;
 use crate::pipeline::{self, InputKind, Pipeline, PipelineRef, Task, coerce, fill_inputs, read_task};
 use crate::steps::test;
+use crate::workspace::Worktree;
 use crate::yaml::{self, Diagnostic};
 
 /// How long a sandbox that worked is believed to work.
@@ -217,20 +218,21 @@ impl App {
     /// What a run changed, as a patch.
     pub async fn diff(&self, run: RunId) -> Result<String, Error> {
         let (_, state) = crate::engine::load(self.journal.as_ref(), run).await?;
-        let Some(name) = state.spec().repo.clone() else {
-            return Err(Error::refused("no_repo", "the run has no repository, so there is nothing to compare"));
-        };
-        let repo = self.shop().repo(&name)?;
+        let Some(name) = state.spec().repo.clone() else { return Ok(String::new()) };
         let run_dir = self.run_dir(run);
         let patch = tokio::task::spawn_blocking(move || {
-            let worktree = repo.worktree(&run_dir, &|| false)?;
+            let Some(mut worktree) = Worktree::find(&run_dir)? else { return Ok(String::new()) };
+            if let Some(repo) = repo {
+                worktree = repo.worktree(&run_dir, &|| false)?;
+            }
             let base = worktree.tree_of(worktree.base())?;
             // While nothing has been recorded of the workspace, there is nothing to show.
             let now = worktree.snapshot_of(crate::steps::execute_loop::SNAPSHOT)?.unwrap_or(base);
-            worktree.diff(base, now, DIFF_MAX)
+            Ok(worktree.diff(base, now, DIFF_MAX)?.text)
         });
-        let patch = patch.await.map_err(|error| Error::bug(error.to_string()))?;
-        Ok(patch.map_err(|error| Error::from(error.to_failure()))?.text)
+        let patch: Result<String, crate::workspace::Error> =
+            patch.await.map_err(|error| Error::bug(error.to_string()))?;
+        patch.map_err(|error| Error::from(error.to_failure()))
     }
 
     /// The prompts of a step for a task, rendered; no call is made.

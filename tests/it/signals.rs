@@ -306,6 +306,23 @@ fn a_plan_that_waits_is_listed_before_newer_runs_whatever_the_limit() {
 }
 
 #[test]
+fn a_run_that_has_changed_nothing_shows_no_change_and_offers_none() {
+    let world = World::shop();
+    world.fake.planner(claude(&[("submit_plan", plan("Plan"))]));
+    let planned = waiting(&world);
+    let ran = world.devo(&["diff", &planned]).code(0);
+    assert_eq!((ran.stdout.as_str(), ran.stderr.trim()), ("", "nothing has changed yet"));
+    let file = world.write("task.yaml", "pipeline: {steps: {a: {type: shell, run: 'true'}}}\n");
+    let ran = world.devo(&["run", file.to_str().unwrap()]).code(0);
+    assert!(!ran.stdout.contains("devo diff") && ran.stdout.contains("devo logs"), "{}", ran.stdout);
+    let rows = world.devo(&["status", "--json"]).code(0).json();
+    let done = rows.as_array().unwrap().iter().find(|row| row["status"] == "COMPLETED").unwrap();
+    let ran = world.devo(&["diff", done["task_id"].as_str().unwrap()]).code(0);
+    assert_eq!(ran.stdout, "");
+    assert!(ran.stderr.contains("works on no repository"), "{}", ran.stderr);
+}
+
+#[test]
 fn a_command_that_drives_another_run_records_an_abort_and_does_not_claim_to_carry_it_out() {
     let world = crate::daemon::quick();
     let run = killed(&world, "");
