@@ -232,3 +232,15 @@ fn a_daemon_hears_people_while_devo_yaml_has_mistakes() {
     assert!(!followed.stderr.contains("error: devo.yaml"), "{}", followed.stderr);
     daemon.stop();
 }
+
+#[test]
+fn a_result_that_a_full_disk_swallows_is_an_error_and_a_reader_who_left_is_none() {
+    let world = World::bare();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let ran = crate::world::ran(world.command(&["schema"]).stdout(full).output().unwrap()).code(1);
+    assert!(ran.stderr.contains("error: cannot write the output: No space left"), "{}", ran.stderr);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let ran = crate::world::ran(world.command(&["schema"]).stdout(writer).output().unwrap()).code(0);
+    assert_eq!(ran.stderr, "");
+}

@@ -324,7 +324,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let entry = COMMANDS.iter().find(|entry| entry.name == name).expect("clap knows only these");
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (entry.run)(&cx, matches)));
     match ended {
-        Ok(Ok(exit)) => exit.code(),
+        Ok(Ok(exit)) => match screen::lost() {
+            Some(why) => {
+                let error = Error::refused("output_lost", format!("cannot write the output: {why}"));
+                cx.err.write(&error.hint("what was written is not whole; free the disk, or write elsewhere").to_text());
+                // How a run ended says more than that it could not be shown.
+                if exit == Exit::Completed { Exit::Failed.code() } else { exit.code() }
+            }
+            None => exit.code(),
+        },
         Ok(Err(error)) => {
             tell(&cx, &error);
             error.exit.code()
