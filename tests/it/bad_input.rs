@@ -234,6 +234,23 @@ fn a_daemon_hears_people_while_devo_yaml_has_mistakes() {
 }
 
 #[test]
+fn what_a_pipeline_takes_and_that_there_is_no_plan_are_said() {
+    let world = World::bare();
+    let text = "name: words\ninputs:\n  level: {type: integer, required: true}\n  name: {type: string}\nsteps:\n  a: {type: shell, run: 'true'}\n";
+    let file = world.write("words.yaml", text);
+    let file = file.to_str().unwrap();
+    for args in [&["--input", "levl=1"][..], &[]] {
+        let ran = world.devo(&[&["run", "--pipeline", file], args].concat()).code(2);
+        assert!(ran.stderr.contains("`words` takes level (integer, required), name (string"), "{}", ran.stderr);
+    }
+    let ran = world.devo(&["run", "--pipeline", file, "--input", "level=1", "--json"]).code(0);
+    let run = ran.lines()[0]["task_id"].as_str().unwrap().to_owned();
+    let ran = world.devo(&["approve", &run]).code(2);
+    assert!(ran.stderr.contains("has no plan: it is COMPLETED"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("look at it first"), "{}", ran.stderr);
+}
+
+#[test]
 fn a_result_that_a_full_disk_swallows_is_an_error_and_a_reader_who_left_is_none() {
     let world = World::bare();
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
