@@ -43,6 +43,10 @@ fn environment<'source>() -> Environment<'source> {
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_fuel(Some(FUEL));
     env.set_recursion_limit(64);
+    env.set_formatter(|out, state, value| match value.kind() {
+        ValueKind::Bool | ValueKind::None => out.write_str(&word(value)?).map_err(Error::from),
+        _ => minijinja::escape_formatter(out, state, value),
+    });
     env
 }
 
@@ -87,6 +91,9 @@ fn word(value: &minijinja::Value) -> Result<String, Error> {
                 .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?)
         }
         ValueKind::Undefined => Err(Error::new(ErrorKind::UndefinedError, "the value does not exist")),
+        // As YAML, JSON and shells spell them, not as Jinja does; what was left empty is empty.
+        ValueKind::Bool => Ok(value.is_true().to_string()),
+        ValueKind::None => Ok(String::new()),
         _ => Ok(value.to_string()),
     }
 }
@@ -353,6 +360,17 @@ mod tests {
         let text = render_shell("ls {{ inputs.files }}", &json!({"inputs": {"files": ["a b", "c'd"]}})).unwrap();
         assert_eq!(text, r"ls 'a b' 'c'\''d'");
         assert!(render_shell("echo {{ x }}", &json!({"x": "a\0b"})).is_err());
+    }
+
+    #[test]
+    fn truth_is_spelled_as_shells_and_yaml_do() {
+        let values = json!({"yes": true, "no": false, "nothing": null, "whole": 7, "part": 1.5});
+        let template = "{{ yes }} {{ no }} [{{ nothing }}] {{ whole }} {{ part }}";
+        assert_eq!(render(template, &values).unwrap(), "true false [] 7 1.5");
+        assert_eq!(
+            render_shell("{{ yes }} {{ no }} {{ nothing }} {{ whole }}", &values).unwrap(),
+            "'true' 'false' '' '7'"
+        );
     }
 
     proptest::proptest! {
