@@ -157,7 +157,8 @@ pub fn fill_inputs(
 
 fn misfit(input: &Input, value: &Value) -> Option<String> {
     if !input.kind.fits(value) {
-        return Some(format!("must be a {}, and {value} is not", input.kind.name()));
+        let article = if input.kind == InputKind::Integer { "an" } else { "a" };
+        return Some(format!("must be {article} {}, and {value} is not", input.kind.name()));
     }
     let choices = input.choices.as_ref()?;
     (!choices.contains(value)).then(|| {
