@@ -36,7 +36,7 @@ const STEP_KEYS: &[&str] = &[
 ];
 /// Keys and types of the language that this version refuses by name, so that nobody believes that they work.
 const LATER_KEYS: &[&str] = &["for_each", "max_parallel", "concurrency"];
-const LATER_TYPES: &[&str] = &["ask", "review", "prompt", "http", "notify", "pipeline"];
+const LATER_TYPES: &[&str] = &["ask", "review", "prompt", "http", "pipeline"];
 /// Variables of a command that the engine sets itself.
 const RESERVED_ENV: &[&str] = &["PATH", "HOME", "LANG", "TZ"];
 
