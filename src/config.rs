@@ -19,7 +19,7 @@ use crate::journal::Durability;
 use crate::providers::models::ModelEntry;
 use crate::yaml::{self, Diagnostic, Document, Node};
 
-pub use chat::{Chat, Language, Telegram, Verbosity};
+pub use chat::{Chat, Language, Telegram, Topics, Verbosity};
 pub use notify::{Notify, QuietHours, Reminders, Security, Smtp, Webhook};
 pub use web::{Hook, OWNER, User, UserRole, Web, host_of_url};
 

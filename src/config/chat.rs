@@ -1,7 +1,7 @@
 //! The chat channels of `devo.yaml`: who may talk to them, and how they speak. Tokens are not here.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Config;
 
@@ -36,6 +36,9 @@ pub struct Telegram {
     /// How much it tells, unless a chat chose with /verbose.
     #[serde(default)]
     pub verbosity: Verbosity,
+    /// Where a run is talked about in chats with topics.
+    #[serde(default)]
+    pub topics: Topics,
     /// The repository of a task that names none.
     #[serde(default)]
     pub repo: Option<String>,
@@ -52,7 +55,7 @@ pub enum Language {
 }
 
 /// How much a chat is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Verbosity {
     /// Only what rings: plans, questions, failures, results.
@@ -60,6 +63,19 @@ pub enum Verbosity {
     /// A message per run that follows its steps, too.
     #[default]
     Steps,
+    /// The same with what the steps do at the moment; in groups as `steps`.
+    Tools,
+}
+
+/// Where a run is talked about in chats with topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Topics {
+    /// Where its task was asked for.
+    #[default]
+    AsAsked,
+    /// In a topic of its own, unless its task was asked for in one; the bot must be allowed to make topics.
+    PerTask,
 }
 
 impl Telegram {

@@ -25,12 +25,18 @@ fn world(desktop: bool) -> World {
 
 /// What a command shows in a terminal.
 fn in_terminal(world: &World, args: &[&str], environment: &[(&str, &str)]) -> String {
+    let output = terminal(world, args, environment).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn terminal(world: &World, args: &[&str], environment: &[(&str, &str)]) -> Command {
     let devo = world.command(args);
     let words = std::iter::once(devo.get_program()).chain(devo.get_args());
     let line: Vec<String> = words.map(|word| format!("'{}'", word.to_str().unwrap())).collect();
     let path = format!("{}:{}", world.path("bin").display(), std::env::var("PATH").unwrap());
     let environ = devo.get_envs().filter_map(|(name, value)| Some((name, value?)));
-    let output = Command::new("script")
+    let mut command = Command::new("script");
+    command
         .args(["-qec", &line.join(" "), "/dev/null"])
         .current_dir(world.dir.path())
         .env_clear()
@@ -38,10 +44,8 @@ fn in_terminal(world: &World, args: &[&str], environment: &[(&str, &str)]) -> St
         .env("TERM", "xterm")
         .env("PATH", path)
         .envs(environment.iter().copied())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    String::from_utf8_lossy(&output.stdout).into_owned()
+        .stdin(Stdio::null());
+    command
 }
 
 fn said(world: &World) -> Option<String> {
@@ -99,19 +103,19 @@ fn whoever_follows_the_log_is_told_as_well() {
     let world = world(true);
     let gate = world.path("gate");
     let text = format!(
-        "pipeline: {{steps: {{a: {{type: shell, run: \"until test -e '{}'; do sleep 0.05; done\"}}}}}}\n",
+        "pipeline: {{steps: {{a: {{type: shell, run: \"echo it begins; until test -e '{}'; do sleep 0.05; done\"}}}}}}\n",
         gate.display()
     );
     let task = world.write("slow.yaml", &text);
     let daemon = crate::daemon::Daemon::start(&world);
     let run = world.devo(&["run", task.to_str().unwrap(), "--no-watch"]).code(0).stdout.trim().to_owned();
-    let shown = std::thread::scope(|scope| {
-        let logs = scope.spawn(|| in_terminal(&world, &["logs", &run, "--follow"], &[("DISPLAY", ":0")]));
-        std::thread::sleep(std::time::Duration::from_millis(700));
-        std::fs::write(&gate, "").unwrap();
-        logs.join().unwrap()
-    });
+    let shown = std::fs::File::create(world.path("shown")).unwrap();
+    let mut logs = terminal(&world, &["logs", &run, "--follow"], &[("DISPLAY", ":0")]).stdout(shown).spawn().unwrap();
+    let shown = || std::fs::read_to_string(world.path("shown")).unwrap();
+    crate::daemon::until(|| shown().contains("it begins").then_some(()));
+    std::fs::write(&gate, "").unwrap();
+    assert!(logs.wait().unwrap().success());
     let said = crate::daemon::until(|| said(&world));
-    assert!(said.contains("[devo: done]"), "{said} {shown}");
+    assert!(said.contains("[devo: done]"), "{said} {}", shown());
     daemon.stop();
 }

@@ -1,5 +1,7 @@
 //! Written messages: commands, replies, and text that is neither. Text alone never decides anything.
 
+use std::collections::HashSet;
+
 use super::book::{
     About, Action, Card, Choice, Draft, Page, Record, begun_key, card_key, chat_key, draft_key, run_key,
 };
@@ -11,6 +13,7 @@ use super::sheets::{note, with_keys};
 use super::updates::Message;
 use super::words::words;
 use super::{Bot, cards};
+use crate::config::Verbosity;
 use crate::core::id::RunId;
 use crate::core::request::Signal;
 use crate::error::Error;
@@ -179,22 +182,31 @@ impl Bot {
             }
             Command::Lang(word) => self.choose_lang(page, said, word).await,
             Command::Verbose(word) => {
-                let quiet = match word.as_deref().map(str::to_ascii_lowercase).as_deref() {
-                    Some("quiet") => Some(true),
-                    Some("steps") => Some(false),
+                let verbosity = match word.as_deref().map(str::to_ascii_lowercase).as_deref() {
+                    Some("quiet") => Some(Verbosity::Quiet),
+                    Some("steps") => Some(Verbosity::Steps),
+                    Some("tools") if at.is_private() => Some(Verbosity::Tools),
                     _ => None,
                 };
-                let text = match quiet {
-                    Some(true) => texts.quiet_set,
-                    Some(false) => texts.steps_set,
-                    None => texts.verbose_which,
+                let text = match verbosity {
+                    Some(Verbosity::Quiet) => texts.quiet_set,
+                    Some(Verbosity::Steps) => texts.steps_set,
+                    Some(Verbosity::Tools) => texts.tools_set,
+                    None if at.is_private() => texts.verbose_which,
+                    None => texts.tools_in_group,
                 };
-                if quiet.is_some() {
+                if verbosity.is_some() {
                     let choice: Choice = page.get(&chat_key(at.chat)).await?.unwrap_or_default();
-                    page.put(chat_key(at.chat), &Choice { quiet, ..choice });
+                    page.put(chat_key(at.chat), &Choice { verbosity, ..choice });
                 }
                 page.send(note(at, reply, Html::of(text)));
                 Ok(())
+            }
+            Command::Mute(run, mute) => {
+                match self.which(page, said, run.or(replied), false, |run| Action::Mute { run, mute }).await? {
+                    Some(run) => self.mute(page, said, run, mute).await,
+                    None => Ok(()),
+                }
             }
             Command::Help => {
                 page.send(note(at, reply, help(lang)));
@@ -269,6 +281,20 @@ impl Bot {
         }
     }
 
+    /// Lets a run ring no more in a chat, or again.
+    pub(super) async fn mute(&self, page: &mut Page<'_>, said: &Said, run: RunId, mute: bool) -> Result<(), Error> {
+        let (at, texts) = (said.at, said.texts());
+        let mut record: Record = page.get(&run_key(run)).await?.unwrap_or_default();
+        record.muted.retain(|chat| *chat != at.chat);
+        if mute {
+            record.muted.push(at.chat);
+        }
+        page.put(run_key(run), &record);
+        let text = if mute { texts.muted } else { texts.unmuted };
+        page.send(note(at, said.reply, Html::of(&fill(text, &[("run", &run.short())]))));
+        Ok(())
+    }
+
     async fn named(&self, name: String) -> Result<RunId, Error> {
         self.desk.app.resolve_run(&name).await
     }
@@ -315,15 +341,20 @@ impl Bot {
     async fn list(&self, page: &mut Page<'_>, said: &Said) -> Result<(), Error> {
         let (at, reply, lang) = (said.at, said.reply, said.lang);
         let rows = self.desk.runs(RUNS).await?;
+        let known: HashSet<RunId> = rows.iter().map(|row| row.id).collect();
+        let queued = self.desk.app.inbox.queued();
+        let queued: Vec<_> = queued.into_iter().filter(|queued| !known.contains(&queued.id)).collect();
         let (mut shown, over): (Vec<&RunRow>, Vec<&RunRow>) = rows.iter().partition(|row| !row.summary.ended);
-        if let [one] = shown.as_slice() {
+        if let [one] = shown.as_slice()
+            && queued.is_empty()
+        {
             return self.show_status(page, said, one.id).await;
         }
         shown.sort_by_key(|row| row.summary.waiting_for.is_none());
         if shown.is_empty() {
             shown = over.into_iter().take(5).collect();
         }
-        if shown.is_empty() {
+        if shown.is_empty() && queued.is_empty() {
             page.send(note(at, reply, Html::of(words(lang).no_runs)));
             return Ok(());
         }
@@ -342,6 +373,13 @@ impl Bot {
         if shown.len() > LISTED {
             text = text.text(&format!("… +{}", shown.len() - LISTED));
         }
+        if !queued.is_empty() {
+            text = text.nl().text(&fill(words(lang).queued_files, &[("n", &queued.len().to_string())])).nl();
+            for queued in queued.iter().take(LISTED) {
+                let doc = self.desk.app.queued_document(queued);
+                text = text.code(&queued.id.short()).text(" · ").text(&line(cards::word(&doc, "/task"), 90)).nl();
+            }
+        }
         let keys = keys.chunks(3).map(<[_]>::to_vec).collect();
         let mut row = with_keys(at, text, keys, About::Other);
         row.reply_to = reply;
@@ -359,6 +397,8 @@ fn help(lang: Lang) -> Html {
         ("/plan", texts.menu_plan),
         ("/status", texts.menu_status),
         ("/abort", texts.menu_abort),
+        ("/mute", texts.menu_mute),
+        ("/unmute", texts.menu_unmute),
         ("/lang", texts.menu_lang),
         ("/verbose", texts.menu_verbose),
     ] {
