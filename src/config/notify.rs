@@ -329,7 +329,7 @@ fn check_smtp(smtp: &Smtp, wrong: &mut Vec<Mistake>) {
         _ => {}
     }
     // The value is not repeated: it may be the password that should not stand here.
-    if smtp.password.as_ref().is_some_and(|name| !super::names_a_secret(name)) {
+    if smtp.password.as_ref().is_some_and(|name| !super::git::names_a_secret(name)) {
         let message = "`password` holds the NAME of a secret, in capitals, never the password";
         fault("password", "not_a_name", message, "like `password: SMTP_PASSWORD`, and set that variable");
     }
