@@ -1,9 +1,11 @@
 //! The chat channels of `devo.yaml`: who may talk to them, and how they speak. Tokens are not here.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Config;
+use super::{Config, OWNER};
 
 /// Chat channels; `devo serve` opens them.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -29,6 +31,10 @@ pub struct Telegram {
     /// Numeric ids (negative) of the groups in which it listens to them.
     #[serde(default)]
     pub chats: Vec<i64>,
+    /// As which user of the pages somebody may sign in by a link from the bot (`/login`): numeric ids, and names of `users` or
+    /// `owner`. Whoever is not here gets none.
+    #[serde(default)]
+    pub users: BTreeMap<i64, String>,
     /// What it speaks, unless a chat chose with /lang; otherwise the language of the person's Telegram.
     #[serde(default)]
     #[schemars(with = "Language")]
@@ -103,6 +109,16 @@ impl Telegram {
             let message = format!("{id} is not the id of a group");
             wrong.push((at("chats", n), "wrong_value", message, "groups have negative ids; users belong into `allow`"));
         }
+        for (id, user) in &self.users {
+            let place = format!("/chat/telegram/users/{id}");
+            if !self.allow.contains(id) {
+                let message = format!("{id} may sign in and may not talk to the bot");
+                wrong.push((place, "not_allowed", message, "add the id to `allow`, or take it out here"));
+            } else if user != OWNER && !config.users.contains_key(user) {
+                let message = format!("there is no user `{user}`");
+                wrong.push((place, "unknown_user", message, "use a key of `users`, or `owner`"));
+            }
+        }
         if let Some(repo) = self.repo.as_ref().filter(|repo| !config.repos.contains_key(*repo)) {
             let message = format!("there is no repository `{repo}`");
             wrong.push(("/chat/telegram/repo".to_owned(), "unknown_repo", message, "use a key of `repos`"));
@@ -146,6 +162,9 @@ mod tests {
         assert_eq!(wrong.len(), 4, "{wrong:?}");
         assert!(wrong[0].starts_with("3:25 wrong_value -5"), "{wrong:?}");
         assert!(wrong[1].contains("not_allowed 9") && wrong[2].contains("7 is not"), "{wrong:?}");
+        let wrong = read("{allow: [1], users: {1: nobody, 2: owner}}").unwrap_err();
+        assert!(wrong[0].contains("unknown_user") && wrong[1].contains("not_allowed 2"), "{wrong:?}");
+        assert_eq!(read("{allow: [1], users: {1: owner}}").unwrap().users[&1], "owner");
         assert!(read("{alow: [1]}").unwrap_err()[0].contains("no key `alow`"));
         assert!(read("{allow: [\"@ana\"]}").is_err());
         assert!(read("{allow: 5}").is_err());

@@ -100,16 +100,12 @@ impl Teller for Mail {
 
     fn usual(&self, spec: &RunSpec) -> Vec<String> {
         // A task that names somebody is told to nobody else.
-        if spec.notify.is_empty() {
-            self.smtp.to.iter().map(|to| to.to_ascii_lowercase()).collect()
-        } else {
-            Vec::new()
-        }
+        if spec.notify.is_empty() { self.smtp.to.clone() } else { Vec::new() }
     }
 
     fn named(&self, target: &Target) -> Option<String> {
         match target {
-            Target::Mail(address) if self.smtp.may_tell(address) => Some(address.to_ascii_lowercase()),
+            Target::Mail(address) if self.smtp.may_tell(address) => Some(address.clone()),
             Target::Mail(address) => {
                 tracing::warn!(
                     channel = NAME,

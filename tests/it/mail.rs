@@ -139,7 +139,7 @@ fn an_outage_delays_and_loses_nothing_and_a_refused_receiver_holds_nobody_up() {
         format!("{GOOD}notify: ['mailto:gone@example.com', 'mailto:slow@example.com', 'mailto:Ann@example.com']\n");
     run(&world, "named.yaml", &text, 0);
     let mails = smtp.wait(3);
-    assert_eq!(mails[2].to, "ann@example.com", "the team is not told of what names others");
+    assert_eq!(mails[2].to, "Ann@example.com", "the team is not told of what names others");
     let log = || std::fs::read_to_string(world.path("serve.log")).unwrap();
     until(|| log().contains("no such user").then_some(()));
     smtp.refuse("slow@example.com", None);
@@ -174,6 +174,32 @@ fn a_password_that_is_refused_loses_no_mail() {
     let daemon = start("right-password");
     assert_eq!(occasions(&smtp.wait(1)), ["Done"]);
     assert!(!smtp.mails()[0].text.contains("is sent again"), "nothing had been sent");
+    daemon.stop();
+    smtp.is_clean();
+}
+
+#[test]
+fn a_server_that_is_encrypted_from_the_first_byte_is_trusted_by_its_certificate_only() {
+    let (world, smtp) = (quick(), Smtp::encrypted("right-password"));
+    let root = world.write("root.pem", &smtp.root);
+    configure(
+        &world,
+        &format!(
+            "notify: {{smtp: {{host: localhost, port: {}, security: tls, user: devo, password: SMTP_PASSWORD, \
+             from: d@example.org, to: [a@example.org]}}}}",
+            smtp.port
+        ),
+    );
+    let daemon = Daemon::start_with(&world, &[("SMTP_PASSWORD", "right-password")]);
+    run(&world, "good.yaml", GOOD, 0);
+    let log = || std::fs::read_to_string(world.path("serve.log")).unwrap();
+    until(|| log().contains("not there, again in").then_some(()));
+    daemon.stop();
+    assert!(smtp.mails().is_empty(), "nobody vouches for this server");
+    let environment = [("SMTP_PASSWORD", "right-password"), ("SSL_CERT_FILE", root.to_str().unwrap())];
+    let daemon = Daemon::start_with(&world, &environment);
+    let mails = smtp.wait(1);
+    assert!(mails[0].encrypted && mails[0].user.as_deref() == Some("devo"), "{mails:?}");
     daemon.stop();
     smtp.is_clean();
 }

@@ -62,17 +62,28 @@ pub struct Smtp {
     /// The only user's password, where one is needed.
     pub password: Option<&'static str>,
     tls: Option<Arc<rustls::ServerConfig>>,
+    /// Encrypted from the first byte.
+    whole: bool,
     shared: Arc<(Mutex<State>, Condvar)>,
 }
 
 impl Smtp {
     /// Takes mail from everybody, in the open.
     pub fn open() -> Self {
-        Self::start(None, String::new(), None)
+        Self::start(None, String::new(), None, false)
+    }
+
+    /// The same encrypted from the first byte.
+    pub fn encrypted(password: &'static str) -> Self {
+        Self::with_certificate(password, true)
     }
 
     /// Wants STARTTLS for `localhost`, and the user `devo`.
     pub fn protected(password: &'static str) -> Self {
+        Self::with_certificate(password, false)
+    }
+
+    fn with_certificate(password: &'static str, whole: bool) -> Self {
         let rcgen::CertifiedKey { cert, signing_key } =
             rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
@@ -83,13 +94,18 @@ impl Smtp {
             .with_no_client_auth()
             .with_single_cert(vec![cert.der().clone()], key)
             .unwrap();
-        Self::start(Some(Arc::new(config)), cert.pem(), Some(password))
+        Self::start(Some(Arc::new(config)), cert.pem(), Some(password), whole)
     }
 
-    fn start(tls: Option<Arc<rustls::ServerConfig>>, root: String, password: Option<&'static str>) -> Self {
+    fn start(
+        tls: Option<Arc<rustls::ServerConfig>>,
+        root: String,
+        password: Option<&'static str>,
+        whole: bool,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let this = Self { port, root, password, tls, shared: Arc::default() };
+        let this = Self { port, root, password, tls, whole, shared: Arc::default() };
         let server = this.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -167,11 +183,20 @@ impl Smtp {
             return;
         }
         let mut talk = Talk { server: self, encrypted: false, user: None, wire: Box::new(stream.try_clone().unwrap()) };
-        talk.say("220 fake ESMTP");
-        if talk.go(true) == After::Upgrade {
+        let encrypt = |talk: &mut Talk<'_>, stream| {
             let session = rustls::ServerConnection::new(self.tls.clone().unwrap()).unwrap();
             talk.wire = Box::new(rustls::StreamOwned::new(session, stream));
             talk.encrypted = true;
+        };
+        if self.whole {
+            encrypt(&mut talk, stream);
+            talk.say("220 fake ESMTP");
+            talk.go(false);
+            return;
+        }
+        talk.say("220 fake ESMTP");
+        if talk.go(true) == After::Upgrade {
+            encrypt(&mut talk, stream);
             talk.go(false);
         }
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::daemon::until;
 use crate::fake::claude;
 use crate::main_job::{executor, plan};
-use crate::telegram::{ANA, Bot, GROUP};
+use crate::telegram::{ANA, BEN, Bot, GROUP};
 use crate::telegram_fake::{Shown, Wrong, refusal};
 
 /// Submits a task that plans, from the command line; `notify` names who is told.
@@ -180,6 +180,13 @@ fn each_task_gets_a_topic_where_the_chat_has_them_and_no_more_than_one() {
     assert!(shown.thread == Some(topics[0].0), "{shown:?} {topics:?}");
     // A chat without topics is told all the same.
     assert_eq!(bot.plan(ANA, 1).thread, None);
+    // Text in a run's own topic is a revision; a yes is no approval; elsewhere it is nothing.
+    bot.world.fake.planner(claude(&[("submit_plan", plan("Con tema, más corto"))]));
+    telegram.say(ANA, GROUP, "más corto");
+    telegram.say_in(ANA, GROUP, topics[0].0, "sí, pero más corto");
+    telegram.wait_text(GROUP, "Revising: sí, pero más corto");
+    let shown = bot.plan(GROUP, 2);
+    assert!(!telegram.chat(GROUP).iter().any(|shown| shown.text.contains("Revising: más corto")));
     bot.kill();
     bot.start();
     bot.telegram.press(ANA, &shown, "Reject");
@@ -191,6 +198,43 @@ fn each_task_gets_a_topic_where_the_chat_has_them_and_no_more_than_one() {
     let elsewhere: Vec<_> =
         bot.telegram.chat(GROUP).into_iter().filter(|shown| shown.thread != Some(topics[0].0)).collect();
     assert!(elsewhere.is_empty(), "{elsewhere:#?}");
+}
+
+#[test]
+fn a_link_signs_in_once_whom_devo_yaml_names_and_is_kept_nowhere() {
+    let mut bot = Bot::asleep(&format!(", users: {{{ANA}: owner}}"));
+    bot.start();
+    bot.telegram.say(ANA, ANA, "/login");
+    bot.telegram.wait_text(ANA, "no address that you could open");
+    bot.kill();
+    // A port that is free now: the pages have to be found under the address of devo.yaml.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let text = std::fs::read_to_string(bot.world.home().join("devo.yaml")).unwrap();
+    let text = text.replace(
+        "web: {listen: \"127.0.0.1:0\"}",
+        &format!("web: {{listen: '127.0.0.1:{port}', url: 'http://127.0.0.1:{port}'}}"),
+    );
+    std::fs::write(bot.world.home().join("devo.yaml"), text).unwrap();
+    bot.start();
+    let telegram = &bot.telegram;
+    telegram.say(BEN, BEN, "/login");
+    telegram.wait_text(BEN, "gives your id 6 no user");
+    telegram.say(ANA, GROUP, "/login");
+    telegram.wait_text(GROUP, "Only where we are alone");
+    telegram.say(ANA, ANA, "/login");
+    let shown = telegram.wait_text(ANA, "signs you in as owner");
+    let link = shown.text.lines().last().unwrap();
+    let secret = link.split("link=").nth(1).unwrap();
+    let path = link.split_once(&format!("{port}")).unwrap().1;
+    let address = format!("127.0.0.1:{port}");
+    let journal = std::fs::read(bot.world.home().join("state.db")).unwrap();
+    let wal = std::fs::read(bot.world.home().join("state.db-wal")).unwrap_or_default();
+    for kept in [&journal, &wal, &bot.log().into_bytes()] {
+        assert!(!kept.windows(secret.len()).any(|window| window == secret.as_bytes()), "the link is kept");
+    }
+    let page = crate::http::send(&address, "GET", path, &[], "").status(200).body;
+    assert!(page.contains("<form"), "a preview of a link must not use it up: {page}");
+    bot.is_clean();
 }
 
 #[test]

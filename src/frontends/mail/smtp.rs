@@ -22,6 +22,8 @@ use crate::frontends::ringer::Answer;
 
 /// How long the way to the server may take.
 const CONNECT: Duration = Duration::from_secs(15);
+/// How long a look at the server may take.
+const PROBE: Duration = Duration::from_secs(10);
 /// How long everything together may take; servers that scan take their time at the end.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// When a server that refuses the user is asked again: often enough to notice a mended password, too rarely to lock it out.
@@ -99,7 +101,7 @@ impl Post {
             let _ = connection.quit().await;
             Ok(())
         };
-        match tokio::time::timeout(CONNECT * 2, open).await {
+        match tokio::time::timeout(PROBE, open).await {
             Ok(opened) => opened.map_err(|failed| match failed {
                 Failed::Login(error) => format!("it refuses the user or the password: {}", told(&error)),
                 Failed::Way(error) | Failed::Receiver(error) | Failed::Content(error) => told(&error),

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::api::ApiError;
 use super::book::{
     About, Button, Card, File, Key, Page, Record, Row, To, What, button_key, card_key, live_key, moved_key, run_key,
+    topic_key,
 };
 use super::follow::Live;
 use super::html::{Html, clip};
@@ -21,6 +22,7 @@ use super::{Bot, cards};
 use crate::config::Topics;
 use crate::core::id::RunId;
 use crate::error::Error;
+use crate::frontends::web::access;
 
 /// Looks for something to do at least this often.
 const LOOK: Duration = Duration::from_secs(30);
@@ -241,6 +243,7 @@ impl Bot {
             let mut record: Record = page.get(&key).await?.unwrap_or_default();
             record.topics.push((chat, topic));
             page.put(key, &record);
+            page.put(topic_key(Place { chat, thread: Some(topic) }), &run);
             page.commit().await?;
             row.to.thread = Some(topic);
         }
@@ -325,6 +328,24 @@ impl Bot {
                 body["message_id"] = json!(message);
                 body["reply_markup"] = json!({"inline_keyboard": []});
                 Ok(Some(self.api.call("editMessageReplyMarkup", &body).await))
+            }
+            What::Login { user } => {
+                let texts = words(self.lang_of(row.to.chat).await?);
+                // Whoever was taken out of devo.yaml meanwhile gets none.
+                if self.settings().users.get(&row.to.chat) != Some(user) {
+                    return Ok(None);
+                }
+                match access::make_link(&self.desk.app, user).await {
+                    Ok(link) => {
+                        let about = crate::frontends::words::fill(texts.login, &[("user", user)]);
+                        say(&mut body, &Html::of(&about).nl().text(&link), plain);
+                        body["protect_content"] = json!(true);
+                    }
+                    Err(error) if error.code == "journal" => return Err(error),
+                    Err(error) => say(&mut body, &Html::of(&clip(&error.message, 1000)), plain),
+                }
+                address(&mut body, row);
+                Ok(Some(self.api.call("sendMessage", &body).await))
             }
             What::File { of } => {
                 let lang = self.lang_of(row.to.chat).await?;

@@ -37,6 +37,12 @@ pub fn file(to: Place, of: File) -> Row {
     Row { to, what: What::File { of }, rings: false, waits: false, tried: false, reply_to: None, about: About::Other }
 }
 
+/// A link that signs somebody in.
+pub fn login(to: Place, user: &str) -> Row {
+    let what = What::Login { user: user.to_owned() };
+    Row { to, what, rings: false, waits: false, tried: false, reply_to: None, about: About::Other }
+}
+
 impl Bot {
     /// The page of a run, where people can reach one.
     pub(super) fn open_key(&self, run: RunId, lang: Lang) -> Option<Key> {

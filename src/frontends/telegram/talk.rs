@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 
 use super::book::{
-    About, Action, Card, Choice, Draft, Page, Record, begun_key, card_key, chat_key, draft_key, run_key,
+    About, Action, Card, Choice, Draft, Page, Record, begun_key, card_key, chat_key, draft_key, run_key, topic_key,
 };
 use super::commands::{Command, read};
 use super::drafts::{Fetched, refusal};
 use super::html::{Html, clip, line};
 use super::listen::Said;
-use super::sheets::{note, with_keys};
+use super::sheets::{login, note, with_keys};
 use super::updates::Message;
 use super::words::words;
 use super::{Bot, cards};
@@ -61,6 +61,10 @@ impl Bot {
             return self.command(page, said, command, run).await;
         }
         let text = message.text.trim();
+        let about = match about {
+            None if !text.is_empty() && !text.starts_with('/') => self.asked_in_topic(page, said).await?,
+            about => about,
+        };
         match about {
             Some(_) if text.is_empty() => Ok(()),
             Some(About::Plan { run, hash, .. } | About::Feedback { run, hash, .. }) => {
@@ -87,6 +91,22 @@ impl Bot {
             // In a group people talk to each other.
             _ => Ok(()),
         }
+    }
+
+    /// What is asked in the topic of a run: there, text needs no reply to be one. Never a plan that came after the text.
+    async fn asked_in_topic(&self, page: &mut Page<'_>, said: &Said) -> Result<Option<About>, Error> {
+        let Some(run) = page.get::<RunId>(&topic_key(said.at)).await?.filter(|_| said.at.thread.is_some()) else {
+            return Ok(None);
+        };
+        let record: Record = page.get(&run_key(run)).await?.unwrap_or_default();
+        for (chat, number) in record.open.iter().rev().filter(|(chat, _)| *chat == said.at.chat) {
+            if let Some(card) = page.get::<Card>(&card_key(*chat, *number)).await?
+                && card.date <= said.date
+            {
+                return Ok(Some(card.about));
+            }
+        }
+        Ok(None)
     }
 
     /// A reply to a plan is a revision of that plan, and of no other.
@@ -207,6 +227,22 @@ impl Bot {
                     Some(run) => self.mute(page, said, run, mute).await,
                     None => Ok(()),
                 }
+            }
+            Command::Login => {
+                let settings = self.settings();
+                let refused = match settings.users.get(&said.person.id) {
+                    _ if !at.is_private() => Some(texts.login_private.to_owned()),
+                    None => Some(fill(texts.login_none, &[("id", &said.person.id.to_string())])),
+                    Some(_) if self.desk.app.config().web.url.is_none() => Some(texts.login_no_pages.to_owned()),
+                    Some(user) => {
+                        page.send(login(at, user));
+                        None
+                    }
+                };
+                if let Some(refused) = refused {
+                    page.send(note(at, reply, Html::of(&refused)));
+                }
+                Ok(())
             }
             Command::Help => {
                 page.send(note(at, reply, help(lang)));
@@ -399,6 +435,7 @@ fn help(lang: Lang) -> Html {
         ("/abort", texts.menu_abort),
         ("/mute", texts.menu_mute),
         ("/unmute", texts.menu_unmute),
+        ("/login", texts.menu_login),
         ("/lang", texts.menu_lang),
         ("/verbose", texts.menu_verbose),
     ] {

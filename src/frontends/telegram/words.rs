@@ -34,6 +34,7 @@ words! {
     menu_lang: "Language: en or es", "Idioma: en o es";
     menu_mute: "Let a task ring no more here: [RUN]", "Que una tarea no suene más aquí: [RUN]";
     menu_unmute: "Let it ring again: [RUN]", "Que vuelva a sonar: [RUN]";
+    menu_login: "A link that signs you in on the pages, once", "Un enlace para entrar en las páginas, una vez";
     menu_verbose: "How much I tell: quiet, steps or tools", "Cuánto cuento: quiet, steps o tools";
     menu_help: "What I understand", "Lo que entiendo";
     help_more: "Reply to a plan to say what it should do differently; only its button or /plan approve approves it. Reply to a question to answer it. Send a .yaml file: a task, or a pipeline with `REPO TEXT` as its caption.",
@@ -117,6 +118,10 @@ words! {
     no_plan: "Run {run} has no plan yet: {status}", "La ejecución {run} aún no tiene plan: {status}";
 
     // The chat.
+    login: "This link signs you in as {user}, once, within ten minutes:", "Este enlace te identifica como {user}, una vez, durante diez minutos:";
+    login_private: "Only where we are alone: write to me in private.", "Solo a solas: escríbeme en privado.";
+    login_none: "devo.yaml gives your id {id} no user: `chat.telegram.users`.", "devo.yaml no da ningún usuario a tu id {id}: `chat.telegram.users`.";
+    login_no_pages: "The pages have no address that you could open: `web.url` in devo.yaml.", "Las páginas no tienen una dirección que puedas abrir: `web.url` en devo.yaml.";
     lang_set: "I speak English here.", "Aquí hablo español.";
     lang_which: "en or es?", "¿en o es?";
     quiet_set: "I only tell what needs you: plans, questions, failures, results.", "Solo cuento lo que te necesita: planes, preguntas, fallos y resultados.";

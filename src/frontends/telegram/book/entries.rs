@@ -243,6 +243,8 @@ pub enum What {
     Bare { message: i64 },
     /// A file, made when it is sent.
     File { of: File },
+    /// A link that signs this user in; made when it is sent, so that none is kept.
+    Login { user: String },
 }
 
 /// A file that can be sent.
@@ -284,6 +286,11 @@ pub fn chat_key(chat: i64) -> String {
 /// The key of what is kept of a run.
 pub fn run_key(run: RunId) -> String {
     format!("run/{run}")
+}
+
+/// The key of the run that a topic was made for.
+pub fn topic_key(at: Place) -> String {
+    format!("topic/{}/{}", at.chat, at.thread.unwrap_or(0))
 }
 
 /// The key of a run's next reminder.
