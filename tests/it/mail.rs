@@ -1,5 +1,7 @@
 //! Mail, end to end: `devo serve`, a strict SMTP server over real sockets, runs that end well, badly, or wait.
 
+use std::collections::HashSet;
+
 use serde_json::json;
 
 use crate::daemon::{Daemon, configure, quick, until};
@@ -116,6 +118,39 @@ fn a_kill_between_the_mail_and_its_record_repeats_it_once_under_the_same_id() {
     let _daemon = Daemon::start(&world);
     run(&world, "good.yaml", GOOD, 0);
     assert_eq!(smtp.wait(6).len(), 6, "what was told is not told again");
+    smtp.is_clean();
+}
+
+#[test]
+fn kills_anywhere_lose_no_mail_and_repeat_at_most_one_each() {
+    const RUNS: usize = 16;
+    let (world, smtp) = (quick(), Smtp::open());
+    configure(&world, &settings(&smtp, ""));
+    let mut daemon = Daemon::start(&world);
+    for n in 0..RUNS {
+        let (part, name) = (format!("home/inbox/.{n}.part"), format!("home/inbox/{n}.yaml"));
+        std::fs::rename(world.write(&part, GOOD), world.path(&name)).unwrap();
+    }
+    // After the first mails, wherever it is just then.
+    let mut kills = 0;
+    while smtp.mails().len() < RUNS && kills < 6 {
+        smtp.wait(1 + kills * 2);
+        std::thread::sleep(std::time::Duration::from_millis(7 * kills as u64));
+        daemon.kill();
+        kills += 1;
+        daemon = Daemon::start(&world);
+    }
+    let ids =
+        |mails: &[Mail]| mails.iter().map(|mail| mail.header("message-id").to_owned()).collect::<HashSet<_>>().len();
+    until(|| (ids(&smtp.mails()) == RUNS).then_some(()));
+    daemon.stop();
+    let mails = smtp.mails();
+    assert!(kills > 0 && mails.len() - RUNS <= kills, "{kills} kills, {} mails", mails.len());
+    let mut seen = HashSet::new();
+    for mail in &mails {
+        let again = !seen.insert(mail.header("message-id").to_owned());
+        assert!(!again || mail.text.contains("is sent again"), "a repeat says so: {mail:?}");
+    }
     smtp.is_clean();
 }
 
