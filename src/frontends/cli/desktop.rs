@@ -4,6 +4,7 @@
 //! machine, and a sequence of the terminal's own where it is one that is known to show it. Anything else gets the bell only: a
 //! sequence that a terminal does not know could end up as text.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -138,6 +139,8 @@ fn tell_by(program: &PathBuf, ring: Ring, title: &str, text: &str) {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
+        // Of its own group: a terminal that closes with this command must not take it along.
+        .process_group(0)
         .spawn();
     match spawned {
         // Waited for by a thread of its own: a desktop that does not answer holds nothing up.
