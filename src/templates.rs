@@ -252,6 +252,14 @@ impl Pages {
         // Whatever a file is called: nothing is ever put into a page as it is.
         env.set_auto_escape_callback(|_| minijinja::AutoEscape::Html);
         env.set_recursion_limit(64);
+        // What a person approves is read in the order in which it stands: what would reorder it is shown as a mark.
+        env.set_formatter(|out, state, value| match value.as_str() {
+            Some(text) if !value.is_safe() && text.contains(reorders) => {
+                let marked: minijinja::Value = text.replace(reorders, "\u{fffd}").into();
+                minijinja::escape_formatter(out, state, &marked)
+            }
+            _ => minijinja::escape_formatter(out, state, value),
+        });
         env.add_filter("fill", |text: String, values: minijinja::value::Kwargs| -> Result<String, Error> {
             let mut given = Vec::new();
             for name in values.args() {
@@ -273,6 +281,10 @@ impl Pages {
     pub fn render(&self, name: &str, values: &impl serde::Serialize) -> Result<String, TemplateError> {
         Ok(self.env.get_template(name)?.render(minijinja::Value::from(minijinja::value::Serde(values)))?)
     }
+}
+
+fn reorders(char: char) -> bool {
+    crate::secrets::steers(char) && !matches!(char, '\n' | '\r' | '\t')
 }
 
 #[cfg(test)]
@@ -306,6 +318,9 @@ mod tests {
         let escaped = "&lt;b&gt;&#x27;&quot;&amp;{{ v }}";
         assert_eq!(page, format!("<p title=\"{escaped}\">{escaped}n {escaped}</p>"));
         assert!(Pages::new([file("x.html", "{{ a")]).is_err());
+        let pages = Pages::new([file("a.html", "{{ v }}")]).unwrap();
+        let page = pages.render("a.html", &json!({"v": "a\u{202e}b\u{1b}[0m\n<\u{2066}ñ"})).unwrap();
+        assert_eq!(page, "a\u{fffd}b\u{fffd}[0m\n&lt;\u{fffd}ñ");
     }
 
     #[test]

@@ -7,7 +7,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("core", &[]),
     ("secrets", &[]),
     ("yaml", &["core"]),
-    ("templates", &["core"]),
+    ("templates", &["core", "secrets"]),
     ("journal", &["core", "secrets"]),
     ("providers", &["core", "secrets", "yaml"]),
     ("sandboxes", &["core", "secrets"]),
