@@ -21,9 +21,9 @@ use crate::journal::Durability;
 use crate::providers::models::ModelEntry;
 use crate::yaml::{self, Diagnostic, Document};
 
-pub use chat::{Chat, Language, Telegram, Verbosity};
+pub use chat::{Chat, Language, Telegram, Topics, Verbosity};
 pub use git::{Author, Credential, Git, LinkTemplate};
-pub use notify::{Notify, Webhook};
+pub use notify::{Notify, QuietHours, Reminders, Security, Smtp, Webhook};
 pub use sandbox::{Sandbox, SandboxLimits, SandboxType};
 pub use web::{Hook, OWNER, User, UserRole, Web, host_of_url};
 
@@ -245,8 +245,11 @@ impl Config {
         if !wrong.is_empty() {
             return Err(wrong);
         }
-        let config: Self = serde_json::from_value(value)
-            .map_err(|error| vec![document.diagnostic(0..0, "wrong_value", error.to_string())])?;
+        let config: Self = serde_path_to_error::deserialize(value).map_err(|error| {
+            let key = error.path().to_string();
+            let span = document.root.locate(&format!("/{}", key.replace('.', "/")));
+            vec![document.diagnostic(span, "wrong_value", format!("`{key}`: {}", error.inner()))]
+        })?;
         let wrong = config.check(&document);
         if wrong.is_empty() { Ok(config) } else { Err(wrong) }
     }
@@ -340,12 +343,16 @@ impl Config {
         None
     }
 
-    /// The names of the engine's own credentials: keys of providers, what git pushes with, and others.
+    /// The names of the engine's own credentials: keys of providers, what git pushes with, what channels sign and send with,
+    /// and others.
     pub fn own_credentials(&self) -> impl Iterator<Item = &str> {
         let keys = crate::providers::PROVIDERS.iter().flat_map(|provider| provider.access().key_vars);
         let git =
             self.git.credentials.values().flat_map(|of_host| [of_host.token.as_deref(), of_host.proxy.as_deref()]);
-        keys.copied().chain(OWN_CREDENTIALS.iter().copied()).chain(git.flatten())
+        let told = self.notify.webhook.iter().map(|webhook| webhook.secret.as_str());
+        let told = told.chain(self.notify.smtp.iter().filter_map(|smtp| smtp.password.as_deref()));
+        let hooks = self.web.hooks.values().map(|hook| hook.secret.as_str());
+        keys.copied().chain(OWN_CREDENTIALS.iter().copied()).chain(git.flatten()).chain(told).chain(hooks)
     }
 
     /// What a repository's `network` grants; it was checked when devo.yaml was read.
@@ -411,5 +418,21 @@ mod tests {
         let codes: Vec<_> = wrong.iter().map(|fault| (fault.code, fault.line)).collect();
         assert_eq!(codes, [("not_a_name", 4), ("not_a_name", 4), ("bad_host", 3)]);
         assert!(wrong.iter().all(|fault| !fault.message.contains("s3cret")), "{wrong:?}");
+    }
+
+    #[test]
+    fn a_word_that_is_none_of_a_list_is_told_with_the_list_and_its_place() {
+        for (text, line, message, help) in [
+            ("sandbox:\n  type: dockr\n", 2, "is none of bubblewrap, host, docker", "did you mean `docker`?"),
+            ("repos:\n  a:\n    url: x\n    sandbox: {type: hst}\n", 4, "is none of", "did you mean `host`?"),
+            ("repos:\n  a:\n    url: x\n    sandbox: {typ: host}\n", 4, "has no key `typ`", "did you mean `type`?"),
+            ("journal: {durability: ful}\n", 1, "is none of", "did you mean `full`?"),
+            ("web:\n  listen: localhost:7333\n", 2, "`web.listen`: invalid socket address", ""),
+        ] {
+            let wrong = Config::read(FILE, text.as_bytes()).unwrap_err();
+            assert_eq!((wrong.len(), wrong[0].line), (1, line), "{wrong:?}");
+            assert!(wrong[0].message.contains(message), "{wrong:?}");
+            assert_eq!(wrong[0].help.as_deref().unwrap_or_default(), help);
+        }
     }
 }

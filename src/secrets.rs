@@ -289,12 +289,17 @@ pub fn printable(text: &str) -> String {
         match char {
             '\u{1b}' => skip_escape(&mut chars),
             '\t' => out.push_str("    "),
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{feff}' => {}
-            char if char.is_control() => {}
+            char if steers(char) => {}
             char => out.push(char),
         }
     }
     out
+}
+
+/// Whether a character reorders what is read, or is a control character.
+pub fn steers(char: char) -> bool {
+    char.is_control()
+        || matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{feff}')
 }
 
 /// Skips what follows an ESC: a CSI sequence to its final byte, an OSC (or other string) to its terminator.

@@ -43,6 +43,10 @@ fn environment<'source>() -> Environment<'source> {
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_fuel(Some(FUEL));
     env.set_recursion_limit(64);
+    env.set_formatter(|out, state, value| match value.kind() {
+        ValueKind::Bool | ValueKind::None => out.write_str(&word(value)?).map_err(Error::from),
+        _ => minijinja::escape_formatter(out, state, value),
+    });
     env
 }
 
@@ -87,6 +91,9 @@ fn word(value: &minijinja::Value) -> Result<String, Error> {
                 .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?)
         }
         ValueKind::Undefined => Err(Error::new(ErrorKind::UndefinedError, "the value does not exist")),
+        // As YAML, JSON and shells spell them, not as Jinja does; what was left empty is empty.
+        ValueKind::Bool => Ok(value.is_true().to_string()),
+        ValueKind::None => Ok(String::new()),
         _ => Ok(value.to_string()),
     }
 }
@@ -245,6 +252,14 @@ impl Pages {
         // Whatever a file is called: nothing is ever put into a page as it is.
         env.set_auto_escape_callback(|_| minijinja::AutoEscape::Html);
         env.set_recursion_limit(64);
+        // What a person approves is read in the order in which it stands: what would reorder it is shown as a mark.
+        env.set_formatter(|out, state, value| match value.as_str() {
+            Some(text) if !value.is_safe() && text.contains(reorders) => {
+                let marked: minijinja::Value = text.replace(reorders, "\u{fffd}").into();
+                minijinja::escape_formatter(out, state, &marked)
+            }
+            _ => minijinja::escape_formatter(out, state, value),
+        });
         env.add_filter("fill", |text: String, values: minijinja::value::Kwargs| -> Result<String, Error> {
             let mut given = Vec::new();
             for name in values.args() {
@@ -266,6 +281,10 @@ impl Pages {
     pub fn render(&self, name: &str, values: &impl serde::Serialize) -> Result<String, TemplateError> {
         Ok(self.env.get_template(name)?.render(minijinja::Value::from(minijinja::value::Serde(values)))?)
     }
+}
+
+fn reorders(char: char) -> bool {
+    crate::secrets::steers(char) && !matches!(char, '\n' | '\r' | '\t')
 }
 
 #[cfg(test)]
@@ -299,6 +318,9 @@ mod tests {
         let escaped = "&lt;b&gt;&#x27;&quot;&amp;{{ v }}";
         assert_eq!(page, format!("<p title=\"{escaped}\">{escaped}n {escaped}</p>"));
         assert!(Pages::new([file("x.html", "{{ a")]).is_err());
+        let pages = Pages::new([file("a.html", "{{ v }}")]).unwrap();
+        let page = pages.render("a.html", &json!({"v": "a\u{202e}b\u{1b}[0m\n<\u{2066}ñ"})).unwrap();
+        assert_eq!(page, "a\u{fffd}b\u{fffd}[0m\n&lt;\u{fffd}ñ");
     }
 
     #[test]
@@ -353,6 +375,17 @@ mod tests {
         let text = render_shell("ls {{ inputs.files }}", &json!({"inputs": {"files": ["a b", "c'd"]}})).unwrap();
         assert_eq!(text, r"ls 'a b' 'c'\''d'");
         assert!(render_shell("echo {{ x }}", &json!({"x": "a\0b"})).is_err());
+    }
+
+    #[test]
+    fn truth_is_spelled_as_shells_and_yaml_do() {
+        let values = json!({"yes": true, "no": false, "nothing": null, "whole": 7, "part": 1.5});
+        let template = "{{ yes }} {{ no }} [{{ nothing }}] {{ whole }} {{ part }}";
+        assert_eq!(render(template, &values).unwrap(), "true false [] 7 1.5");
+        assert_eq!(
+            render_shell("{{ yes }} {{ no }} {{ nothing }} {{ whole }}", &values).unwrap(),
+            "'true' 'false' '' '7'"
+        );
     }
 
     proptest::proptest! {

@@ -1,6 +1,6 @@
 //! A task file: what is asked for, of which pipeline, on which repository.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::read::{Reader, read_node};
 use super::{Input, InputKind, Pipeline};
@@ -99,8 +99,12 @@ fn inline_or_named<'d>(reader: &mut Reader<'d>, document: &Document, node: &'d N
 pub fn coerce(kind: InputKind, text: &str) -> Option<Value> {
     match kind {
         InputKind::String => Some(Value::String(text.to_owned())),
-        InputKind::Number => text.parse::<f64>().ok().filter(|number| number.is_finite()).map(|number| json!(number)),
-        InputKind::Integer => text.parse::<i64>().ok().map(|number| json!(number)),
+        // A whole number stays one: `7` is not `7.0` in a command.
+        InputKind::Number | InputKind::Integer if text.parse::<i64>().is_ok() => {
+            text.parse::<i64>().ok().map(Value::from)
+        }
+        InputKind::Number => text.parse::<f64>().ok().filter(|number| number.is_finite()).map(Value::from),
+        InputKind::Integer => None,
         InputKind::Boolean => text.parse::<bool>().ok().map(Value::Bool),
     }
 }
@@ -130,6 +134,9 @@ pub fn fill_inputs(
     for (name, input) in &pipeline.inputs {
         match given.remove(name) {
             Some(value) => match misfit(input, &value) {
+                None if input.required && value.as_str().is_some_and(|text| text.trim().is_empty()) => {
+                    wrong.push(format!("input `{name}` is required, and it is empty"));
+                }
                 None => {
                     inputs.insert(name.clone(), value);
                 }
@@ -150,7 +157,8 @@ pub fn fill_inputs(
 
 fn misfit(input: &Input, value: &Value) -> Option<String> {
     if !input.kind.fits(value) {
-        return Some(format!("must be a {}, and {value} is not", input.kind.name()));
+        let article = if input.kind == InputKind::Integer { "an" } else { "a" };
+        return Some(format!("must be {article} {}, and {value} is not", input.kind.name()));
     }
     let choices = input.choices.as_ref()?;
     (!choices.contains(value)).then(|| {

@@ -165,3 +165,27 @@ fn a_shell_text_that_looks_like_a_comment_of_templates_is_explained() {
     let text = text.replace("${#NAME}", "{% raw %}${#NAME}{% endraw %}");
     read(&parse("p.yaml", &text).unwrap()).unwrap();
 }
+
+#[test]
+fn inputs_from_a_command_line_are_what_a_file_would_have_said() {
+    assert_eq!(coerce(InputKind::Number, "7"), Some(serde_json::json!(7)));
+    assert_eq!(coerce(InputKind::Number, "7.5"), Some(serde_json::json!(7.5)));
+    assert_eq!(coerce(InputKind::Number, "inf"), None);
+    assert_eq!(
+        (coerce(InputKind::Integer, "7"), coerce(InputKind::Integer, "7.0")),
+        (Some(serde_json::json!(7)), None)
+    );
+    assert_eq!(coerce(InputKind::String, "7"), Some(serde_json::json!("7")));
+}
+
+#[test]
+fn what_is_required_must_say_something() {
+    let text = "name: x\ninputs: {task: {type: string, required: true}, note: {type: string, default: ''}}\n\
+                steps: {a: {type: shell, run: x}}\n";
+    let pipeline = read(&parse("p.yaml", text).unwrap()).unwrap();
+    for empty in ["", "  ", "\n"] {
+        let wrong = fill_inputs(&pipeline, serde_json::Map::new(), None, Some(empty)).unwrap_err();
+        assert_eq!(wrong, ["input `task` is required, and it is empty"]);
+    }
+    fill_inputs(&pipeline, serde_json::Map::new(), None, Some("x")).unwrap();
+}

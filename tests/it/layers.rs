@@ -7,7 +7,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("core", &[]),
     ("secrets", &[]),
     ("yaml", &["core"]),
-    ("templates", &["core"]),
+    ("templates", &["core", "secrets"]),
     ("journal", &["core", "secrets"]),
     ("providers", &["core", "secrets", "yaml"]),
     ("sandboxes", &["core", "secrets"]),
@@ -43,6 +43,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("reqwest", "frontends/telegram/api.rs"),
     // A POST of ours, to the one address of devo.yaml.
     ("reqwest", "frontends/webhook/post.rs"),
+    ("lettre", "frontends/mail/smtp.rs"),
     ("clap", "frontends/cli"),
     ("indicatif", "frontends/cli"),
     ("minijinja", "templates"),
