@@ -217,7 +217,7 @@ fn with_mistakes_in_devo_yaml_people_see_and_decide_and_nothing_starts() {
 fn a_daemon_hears_people_while_devo_yaml_has_mistakes() {
     let world = crate::daemon::quick();
     let daemon = crate::daemon::Daemon::start(&world);
-    let file = world.write("task.yaml", "pipeline: {steps: {a: {type: shell, run: sleep 60}}}\n");
+    let file = world.write("task.yaml", "pipeline: {steps: {a: {type: shell, run: sleep 60}, clean: {type: shell, always: true, needs: a, run: sleep 3}}}\n");
     let run = world.devo(&["run", file.to_str().unwrap(), "--no-watch"]).code(0).stdout.trim().to_owned();
     spoil(&world);
     let ran = world.devo(&["abort", &run]).code(0);
