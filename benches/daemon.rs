@@ -144,10 +144,7 @@ impl Daemon {
 
     fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> BufReader<TcpStream> {
         let mut stream = self.connect();
-        let mut head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\naccept-encoding: gzip\r\n",
-            self.address
-        );
+        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n", self.address);
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -166,7 +163,12 @@ impl Daemon {
     }
 
     fn page(&self, path: &str) -> String {
-        let (status, text) = self.ask("GET", path, &[("cookie", &self.cookie), ("accept", "text/html")], "");
+        let (status, text) = self.ask(
+            "GET",
+            path,
+            &[("cookie", &self.cookie), ("accept", "text/html"), ("accept-encoding", "gzip")],
+            "",
+        );
         assert_eq!(status, 200, "{path}");
         text
     }

@@ -42,9 +42,9 @@ function isBusy(part) {
   return written || part.contains(document.activeElement);
 }
 
-// One refresh at a time, and at once: ten with hardly a pause between them, more of them twice a second. What happens during
+// One refresh at a time, and at once: twenty with hardly a pause, more of them four times a second. What happens during
 // the pause is shown by the next one; what the copy had already asks for none. Where there was no copy, it is asked for again.
-const QUICK = 50, RARE = 500, AWAY = 2000, MANY = 10;
+const QUICK = 50, RARE = 250, AWAY = 2000, MANY = 20;
 let busy = false;
 let again = false;
 let left = MANY;
