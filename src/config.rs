@@ -2,11 +2,13 @@
 //! or from systemd, and only their users see them.
 
 mod chat;
+mod fit;
+mod git;
 mod notify;
+mod sandbox;
 mod web;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -17,10 +19,12 @@ use crate::core::domain::Reach;
 use crate::core::service::{Services, is_service_name};
 use crate::journal::Durability;
 use crate::providers::models::ModelEntry;
-use crate::yaml::{self, Diagnostic, Document, Node};
+use crate::yaml::{self, Diagnostic, Document};
 
 pub use chat::{Chat, Language, Telegram, Verbosity};
+pub use git::{Author, Credential, Git, LinkTemplate};
 pub use notify::{Notify, Webhook};
+pub use sandbox::{Sandbox, SandboxLimits, SandboxType};
 pub use web::{Hook, OWNER, User, UserRole, Web, host_of_url};
 
 /// The file.
@@ -140,88 +144,6 @@ pub struct Repo {
     pub services: Services,
 }
 
-/// Where commands run.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Sandbox {
-    /// `bubblewrap`, `docker`, or `host` for none at all.
-    #[serde(default, rename = "type")]
-    pub kind: SandboxType,
-    /// More folders that commands may read, with `bubblewrap`.
-    #[serde(default)]
-    pub read: Vec<PathBuf>,
-    /// docker: the image of the container, pulled if it is not there. One of `image`, `dockerfile`, `devcontainer` and
-    /// `compose` says what the container is.
-    #[serde(default)]
-    pub image: Option<String>,
-    /// docker: a Dockerfile of the repository, as it is at the run's base commit.
-    #[serde(default)]
-    pub dockerfile: Option<String>,
-    /// docker: the folder of the repository that `dockerfile` is built from; all of it if not given.
-    #[serde(default)]
-    pub context: Option<String>,
-    /// docker: a `devcontainer.json` of the repository.
-    #[serde(default)]
-    pub devcontainer: Option<String>,
-    /// docker: a compose file of the repository.
-    #[serde(default)]
-    pub compose: Option<String>,
-    /// docker: the service of the `compose` file that commands run in; the others that it depends on run beside it.
-    #[serde(default)]
-    pub service: Option<String>,
-    /// docker: whether commands may write outside of the workspace, HOME and /tmp, where their user may.
-    #[serde(default)]
-    pub writable: bool,
-    /// docker: another runtime that the daemon knows, like `runsc`.
-    #[serde(default)]
-    pub runtime: Option<String>,
-    /// What one command may use.
-    #[serde(default)]
-    pub limits: SandboxLimits,
-}
-
-/// What one command may use; what is not given has a default that suits the tests of a large project.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SandboxLimits {
-    /// Memory of all its processes, in MiB; 4096 if not given.
-    #[serde(default)]
-    pub memory_mib: Option<u64>,
-    /// docker: processors' worth of time, like `1.5`; all of them if not given.
-    #[serde(default)]
-    pub cpus: Option<f64>,
-    /// Processes and threads at once; 512 if not given.
-    #[serde(default)]
-    pub pids: Option<u64>,
-    /// It ends when the disk of the workspace has less room than this, in MiB; 200 if not given.
-    #[serde(default)]
-    pub disk_free_mib: Option<u64>,
-}
-
-/// A sandbox's name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum SandboxType {
-    /// An unprivileged container per command.
-    #[default]
-    Bubblewrap,
-    /// No sandbox: commands run as the engine's user.
-    Host,
-    /// A container per workspace, kept warm, by a docker daemon on this machine.
-    Docker,
-}
-
-impl SandboxType {
-    /// Its name in devo.yaml.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Bubblewrap => "bubblewrap",
-            Self::Host => "host",
-            Self::Docker => "docker",
-        }
-    }
-}
-
 /// Which model plays which role.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -307,66 +229,6 @@ impl Default for Limits {
     }
 }
 
-/// Commits, and what opens remotes.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Git {
-    /// Author and committer.
-    #[serde(default)]
-    pub author: Author,
-    /// What opens remotes, by `HOST`, or `HOST:PORT` where an address names another port than the usual one.
-    #[serde(default)]
-    pub credentials: BTreeMap<String, Credential>,
-}
-
-/// What opens the remotes of one host. It is sent to that host and to no other.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Credential {
-    /// For https: the NAME of a token, never the token. It is read from the environment variable NAME, the file that
-    /// NAME_FILE names, or systemd's credential NAME.
-    #[serde(default)]
-    pub token: Option<String>,
-    /// For https: the user beside the token, where the forge wants a certain one.
-    #[serde(default)]
-    pub user: Option<String>,
-    /// For ssh: the file of a private key, without a passphrase; without it the agent's keys and those in ~/.ssh are tried.
-    #[serde(default)]
-    pub ssh_key: Option<PathBuf>,
-    /// For ssh: the file of known host keys, instead of ~/.ssh/known_hosts.
-    #[serde(default)]
-    pub known_hosts: Option<PathBuf>,
-    /// For https: the address of a proxy, or the NAME of a secret that holds it where a password belongs to it.
-    #[serde(default)]
-    pub proxy: Option<String>,
-}
-
-/// Author and committer.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Author {
-    /// A name.
-    pub name: String,
-    /// An address.
-    pub email: String,
-}
-
-impl Default for Author {
-    fn default() -> Self {
-        Self { name: "dev-orchestrator".to_owned(), email: "devo@localhost".to_owned() }
-    }
-}
-
-/// Links of a forge.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LinkTemplate {
-    /// A branch's page.
-    pub branch: String,
-    /// The page on which a person creates the pull request.
-    pub compare: String,
-}
-
 impl Config {
     /// Reads `devo.yaml`.
     pub fn read(file: &str, bytes: &[u8]) -> Result<Self, Vec<Diagnostic>> {
@@ -379,7 +241,7 @@ impl Config {
         if let Value::Object(map) = &mut value {
             map.retain(|_, value| !value.is_null());
         }
-        let wrong = against_schema(&document, &value, &schemars::schema_for!(Self).to_value());
+        let wrong = fit::against_schema(&document, &value, &schemars::schema_for!(Self).to_value());
         if !wrong.is_empty() {
             return Err(wrong);
         }
@@ -443,30 +305,9 @@ impl Config {
                 fault(format!("/secrets/{at}"), "bad_secret", format!("`{}` {why}", name.escape_debug()), help);
             }
         }
-        for (host, credential) in &self.git.credentials {
-            let at = format!("/git/credentials/{}", host.replace('~', "~0").replace('/', "~1"));
-            if !names_a_host(host) {
-                let message = "this is no host, so no credentials can belong to it".to_owned();
-                fault(
-                    at.clone(),
-                    "bad_host",
-                    message,
-                    "write the host alone, as in `github.com` or `git.acme.com:8443`",
-                );
-            }
-            let names = [("token", credential.token.as_ref()), ("proxy", credential.proxy.as_ref())];
-            for (key, name) in names.into_iter().filter_map(|(key, name)| Some((key, name?))) {
-                // The value is not repeated: it may be the secret that should not stand here.
-                if names_a_secret(name) || (key == "proxy" && names_a_proxy(name)) {
-                    continue;
-                }
-                let message = format!("`{key}` holds the NAME of a secret, in capitals, never the secret");
-                let help = "write a name such as GITHUB_TOKEN, and export the variable of that name";
-                fault(format!("{at}/{key}"), "not_a_name", message, help);
-            }
-        }
         let chat = self.chat.telegram.iter().flat_map(|telegram| telegram.check(self));
         let more = web::check(&self.web, &self.users).into_iter().chain(notify::check(&self.notify)).chain(chat);
+        let more = self.git.check().into_iter().chain(more);
         for (place, code, message, help) in more {
             fault(place, code, message, help);
         }
@@ -524,177 +365,6 @@ impl Config {
     }
 }
 
-/// `HOST` or `HOST:PORT`.
-fn names_a_host(text: &str) -> bool {
-    !text.is_empty()
-        && !text.starts_with(['-', '.', ':'])
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte))
-}
-
-/// Capitals, digits and `_`, as environment variables are named; tokens look otherwise.
-fn names_a_secret(text: &str) -> bool {
-    text.len() <= 64
-        && text.starts_with(|first: char| first.is_ascii_uppercase() || first == '_')
-        && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
-}
-
-/// An address without a user or password in it.
-fn names_a_proxy(text: &str) -> bool {
-    let rest = ["http://", "https://", "socks5://", "socks5h://"].iter().find_map(|scheme| text.strip_prefix(scheme));
-    rest.is_some_and(|rest| names_a_host(rest.trim_end_matches('/')))
-}
-
-/// Less than this and not even a shell starts in a container.
-const MEMORY_MIN_MIB: u64 = 16;
-/// More than any machine has; a longer number is a mistake.
-const LIMIT_MAX: u64 = 1 << 32;
-
-impl Sandbox {
-    /// The four keys that say what a container is, with their values.
-    fn sources(&self) -> [(&'static str, Option<&String>); 4] {
-        [
-            ("image", self.image.as_ref()),
-            ("dockerfile", self.dockerfile.as_ref()),
-            ("devcontainer", self.devcontainer.as_ref()),
-            ("compose", self.compose.as_ref()),
-        ]
-    }
-
-    /// What the schema cannot say: where, what, and what to do.
-    fn mistakes(&self) -> Vec<(String, String, &'static str)> {
-        let mut wrong = Vec::new();
-        let given: Vec<&str> =
-            self.sources().iter().filter(|(_, value)| value.is_some()).map(|(key, _)| *key).collect();
-        let more = [("context", self.context.is_some()), ("service", self.service.is_some())];
-        let more = more.into_iter().chain([("writable", self.writable), ("runtime", self.runtime.is_some())]);
-        match (self.kind, given.as_slice()) {
-            (SandboxType::Docker, [_]) => {}
-            (SandboxType::Docker, []) => wrong.push((
-                "/type".to_owned(),
-                "nothing says which container docker shall make".to_owned(),
-                "add one of `image: NAME`, `dockerfile: PATH`, `devcontainer: PATH`, `compose: PATH`",
-            )),
-            (SandboxType::Docker, [first, others @ ..]) => wrong.extend(others.iter().map(|other| {
-                (
-                    format!("/{other}"),
-                    format!("`{first}` and `{other}` both say what the container is"),
-                    "keep one of them",
-                )
-            })),
-            (other, _) => {
-                let docker_only = more.clone().filter(|(_, given)| *given).map(|(key, _)| key);
-                let limits = self.limits.cpus.map(|_| "limits/cpus");
-                wrong.extend(given.iter().copied().chain(docker_only).chain(limits).map(|key| {
-                    let message =
-                        format!("`{}` is for the docker sandbox, and this is {}", key.replace('/', "."), other.name());
-                    (format!("/{key}"), message, "set `type: docker`, or leave it out")
-                }));
-            }
-        }
-        if self.kind == SandboxType::Docker {
-            for (key, needed, there) in
-                [("context", "dockerfile", self.dockerfile.is_some()), ("service", "compose", self.compose.is_some())]
-            {
-                if !there && more.clone().any(|(known, given)| known == key && given) {
-                    wrong.push((format!("/{key}"), format!("`{key}` goes with `{needed}`"), "leave it out"));
-                }
-            }
-            for (key, value) in self.sources().into_iter().chain([("context", self.context.as_ref())]) {
-                let Some(value) = value else { continue };
-                let bad = if key == "image" { value.trim().is_empty() } else { !is_repo_path(value) };
-                if bad {
-                    let help = "use a path in the repository, without `..`; for `image` a name like `rust:1.95`";
-                    wrong.push((format!("/{key}"), format!("`{}` cannot be a {key}", value.escape_debug()), help));
-                }
-            }
-        }
-        let limits = self.limits;
-        for (key, value, least) in [
-            ("memory_mib", limits.memory_mib, MEMORY_MIN_MIB),
-            ("pids", limits.pids, 1),
-            ("disk_free_mib", limits.disk_free_mib, 0),
-        ] {
-            if value.is_some_and(|value| !(least..=LIMIT_MAX).contains(&value)) {
-                let message = format!("`{key}` must be {least} to {LIMIT_MAX}");
-                wrong.push((format!("/limits/{key}"), message, "choose a larger number, or leave it out"));
-            }
-        }
-        if limits.cpus.is_some_and(|cpus| !(0.01..=100_000.0).contains(&cpus)) {
-            let message = "`cpus` must be 0.01 or more".to_owned();
-            wrong.push(("/limits/cpus".to_owned(), message, "like `1.5`; leave it out for all of them"));
-        }
-        wrong
-    }
-}
-
-/// Whether a text is a path that stays in a repository.
-fn is_repo_path(text: &str) -> bool {
-    use std::path::{Component, Path};
-    let inside = |component| matches!(component, Component::Normal(_) | Component::CurDir);
-    !text.trim().is_empty() && !text.contains('\0') && Path::new(text).components().all(inside)
-}
-
-/// Every place where a value does not fit a schema.
-fn against_schema(document: &Document, value: &Value, schema: &Value) -> Vec<Diagnostic> {
-    let validator = jsonschema::validator_for(schema).expect("a derived schema is a schema");
-    let mut wrong = Vec::new();
-    for error in validator.iter_errors(value) {
-        let pointer = error.instance_path().to_string();
-        if let jsonschema::error::ValidationErrorKind::AdditionalProperties { unexpected } = error.kind() {
-            let node = node_at(&document.root, &pointer);
-            let known = known_keys(schema, &pointer);
-            for key in unexpected {
-                let span = node.and_then(|node| node.entry(key)).map_or(0..0, |(key, _)| key.span.clone());
-                let place = if pointer.is_empty() {
-                    FILE.to_owned()
-                } else {
-                    format!("`{}`", pointer.trim_start_matches('/').replace('/', "."))
-                };
-                let fault = document.diagnostic(span, "unknown_key", format!("{place} has no key `{key}`"));
-                wrong.push(fault.suggest(key, known.iter().map(String::as_str)));
-            }
-            continue;
-        }
-        let key = pointer.trim_start_matches('/').replace('/', ".");
-        let text: String = error.to_string().chars().take(300).collect();
-        let message = if key.is_empty() { text } else { format!("`{key}`: {text}") };
-        wrong.push(document.diagnostic(document.root.locate(&pointer), "wrong_value", message));
-    }
-    wrong.sort_by_key(|fault| (fault.line, fault.column));
-    wrong
-}
-
-fn node_at<'n>(root: &'n Node, pointer: &str) -> Option<&'n Node> {
-    pointer.split('/').skip(1).try_fold(root, |node, part| node.get(part))
-}
-
-/// The property names at a place of a schema, following references, optional values and maps.
-fn known_keys(schema: &Value, pointer: &str) -> Vec<String> {
-    let mut current = follow(schema, schema);
-    for part in pointer.split('/').skip(1) {
-        let next = match &current["properties"][part] {
-            Value::Null => &current["additionalProperties"],
-            found => found,
-        };
-        current = follow(schema, next);
-    }
-    current["properties"].as_object().map_or_else(Vec::new, |properties| properties.keys().cloned().collect())
-}
-
-fn follow<'s>(schema: &'s Value, mut node: &'s Value) -> &'s Value {
-    // Deeper than any derived schema refers.
-    for _ in 0..8 {
-        if let Some(reference) = node["$ref"].as_str() {
-            node = schema.pointer(reference.trim_start_matches('#')).unwrap_or(&Value::Null);
-        } else if let Some(options) = node["anyOf"].as_array() {
-            node = options.iter().find(|option| option["type"] != "null").unwrap_or(&Value::Null);
-        } else {
-            break;
-        }
-    }
-    node
-}
-
 /// The schema of devo.yaml, for editors.
 pub fn schema() -> Value {
     let settings = schemars::generate::SchemaSettings::draft07();
@@ -741,44 +411,5 @@ mod tests {
         let codes: Vec<_> = wrong.iter().map(|fault| (fault.code, fault.line)).collect();
         assert_eq!(codes, [("not_a_name", 4), ("not_a_name", 4), ("bad_host", 3)]);
         assert!(wrong.iter().all(|fault| !fault.message.contains("s3cret")), "{wrong:?}");
-    }
-
-    #[test]
-    fn a_container_is_described_once_and_only_for_docker() {
-        let found = |sandbox: &str| {
-            let wrong = Config::read(FILE, format!("sandbox: {sandbox}\n").as_bytes()).err().unwrap_or_default();
-            wrong.iter().map(|fault| fault.message.clone()).collect::<Vec<_>>().join("; ")
-        };
-        for good in [
-            "{type: docker, image: \"rust:1.95\"}",
-            "{type: docker, dockerfile: docker/Dockerfile, context: ., writable: true, runtime: runsc}",
-            "{type: docker, devcontainer: .devcontainer/devcontainer.json}",
-            "{type: docker, compose: compose.yaml, service: app, limits: {cpus: 1.5, memory_mib: 512, pids: 64}}",
-            "{type: bubblewrap, limits: {memory_mib: 512, pids: 64, disk_free_mib: 0}}",
-        ] {
-            assert_eq!(found(good), "", "{good}");
-        }
-        for (bad, wanted) in [
-            ("{type: docker}", "nothing says which container"),
-            ("{type: docker, image: a, compose: b}", "`image` and `compose` both"),
-            ("{image: a}", "`image` is for the docker sandbox, and this is bubblewrap"),
-            ("{type: host, limits: {cpus: 1}}", "`limits.cpus` is for the docker sandbox"),
-            ("{type: docker, image: a, context: b}", "`context` goes with `dockerfile`"),
-            ("{type: docker, image: a, service: b}", "`service` goes with `compose`"),
-            ("{type: docker, dockerfile: ../Dockerfile}", "cannot be a dockerfile"),
-            ("{type: docker, compose: /etc/compose.yaml}", "cannot be a compose"),
-            ("{type: docker, image: \" \"}", "cannot be a image"),
-            ("{type: docker, image: a, limits: {memory_mib: 1}}", "`memory_mib` must be"),
-            ("{type: docker, image: a, limits: {cpus: -1}}", "`cpus` must be"),
-            ("{type: docker, image: a, limits: {pids: -1}}", "pids"),
-            ("{type: docker, imag: a}", "has no key `imag`"),
-        ] {
-            assert!(found(bad).contains(wanted), "{bad}: {}", found(bad));
-        }
-        let wrong = Config::read(
-            FILE,
-            b"repos:\n  a:\n    url: x\n    sandbox:\n      type: docker\n      image: a\n      compose: b\n",
-        );
-        assert_eq!(wrong.unwrap_err()[0].line, 7);
     }
 }

@@ -74,10 +74,11 @@ impl App {
         Ok(found)
     }
 
-    /// Removes what old runs left. The lock says that no engine works in this home.
-    pub async fn gc(&self, _lock: &HomeLock, wish: GcWish) -> Result<Vec<Leftover>, Error> {
+    /// Removes what old runs left, and says what it was, and how many containers and networks of docker went beside it. The
+    /// lock says that no engine works in this home.
+    pub async fn gc(&self, _lock: &HomeLock, wish: GcWish) -> Result<(Vec<Leftover>, usize), Error> {
         let mut found = self.gc_candidates(wish).await?;
-        self.shop().sweep().await;
+        let swept = self.shop().sweep().await;
         for leftover in &mut found {
             let removed = match leftover.kind {
                 "workspace" => clear(&leftover.path),
@@ -85,7 +86,7 @@ impl App {
             };
             leftover.error = removed.err().map(|error| error.to_string());
         }
-        Ok(found)
+        Ok((found, swept))
     }
 
     /// Folders under `runs/` that are named like a run and belong to none.

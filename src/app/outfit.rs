@@ -219,21 +219,26 @@ impl Shop {
         }
     }
 
-    /// Removes the containers and networks that engines left which were killed. Quick, and silent where docker is not
+    /// Removes the containers and networks that engines left which were killed, and says how many. Quick, and silent where docker is not
     /// configured; to be called by whoever owns the home, before it drives a run.
-    pub async fn sweep(&self) {
+    pub async fn sweep(&self) -> usize {
         let repos = self.config.repos.values().filter_map(|repo| repo.sandbox.as_ref());
         if !repos.chain([&self.config.sandbox]).any(|sandbox| sandbox.kind == SandboxType::Docker) {
-            return;
+            return 0;
         }
         let home = home_label(&self.home);
         match tokio::time::timeout(SWEEP_WITHIN, docker::sweep(&home, &|_| false)).await {
-            Ok(Ok(0)) => {}
-            Ok(Ok(count)) => tracing::info!("removed {count} containers and networks that an earlier engine left"),
+            Ok(Ok(count)) => {
+                if count > 0 {
+                    tracing::info!("removed {count} containers and networks that an earlier engine left");
+                }
+                return count;
+            }
             // Who needs the daemon is told then, with the remedy.
             Ok(Err(error)) => tracing::debug!("nothing was swept: {error}"),
             Err(_) => tracing::warn!("the docker daemon does not answer; what earlier runs left in it was not removed"),
         }
+        0
     }
 
     /// A role's model over the network, or over a cassette.

@@ -156,3 +156,12 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_shell_text_that_looks_like_a_comment_of_templates_is_explained() {
+    let text = "name: x\nsteps:\n  a: {type: shell, run: 'echo ${#NAME}'}\n";
+    let wrong = wrong(text);
+    assert!(wrong[0].help.as_deref().is_some_and(|help| help.contains("{% raw %}")), "{wrong:?}");
+    let text = text.replace("${#NAME}", "{% raw %}${#NAME}{% endraw %}");
+    read(&parse("p.yaml", &text).unwrap()).unwrap();
+}

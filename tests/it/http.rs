@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -140,7 +140,10 @@ impl Iterator for Events {
 
     fn next(&mut self) -> Option<Sent> {
         let mut sent = Sent { id: None, event: String::new(), data: Value::Null };
+        let since = Instant::now();
         loop {
+            // What keeps a stream alive is not what a test waits for.
+            assert!(since.elapsed() < PATIENCE, "no event came");
             let mut line = String::new();
             if self.lines.read_line(&mut line).unwrap() == 0 {
                 return None;

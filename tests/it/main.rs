@@ -1,6 +1,7 @@
 //! End-to-end tests: the built binary, real git, real sandboxes, models behind a local fake of their wire formats.
 
 mod bad_input;
+mod channels;
 mod concurrent;
 mod daemon;
 mod demo;

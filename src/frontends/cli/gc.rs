@@ -34,9 +34,9 @@ fn gc(cx: &Cx, args: &Args) -> Result<Exit, Error> {
     })?;
     let wish = GcWish { older_than_ms };
     let app = cx.app()?;
-    let found = cx.wait_on_all_cores(async {
+    let (found, swept) = cx.wait_on_all_cores(async {
         if args.dry_run {
-            return app.gc_candidates(wish).await;
+            return Ok((app.gc_candidates(wish).await?, 0));
         }
         let lock = app.lock("devo gc")?;
         app.gc(&lock, wish).await
@@ -45,14 +45,18 @@ fn gc(cx: &Cx, args: &Args) -> Result<Exit, Error> {
     let gone = found.iter().filter(|leftover| leftover.error.is_none());
     let (count, bytes) = gone.fold((0, 0_u64), |(count, bytes), leftover| (count + 1, bytes + leftover.bytes));
     if cx.json {
-        cx.out.line(&json!({"dry_run": args.dry_run, "bytes": bytes, "found": found}).to_string());
+        cx.out.line(&json!({"dry_run": args.dry_run, "bytes": bytes, "containers": swept, "found": found}).to_string());
     } else {
         found.iter().for_each(|leftover| cx.out.line(&told(leftover)));
         let what = if args.dry_run { "would be removed" } else { "removed" };
-        cx.out.line(&match count {
-            0 => "nothing to remove".to_owned(),
-            _ => format!("{} {what}", shown_size(bytes)),
-        });
+        if swept > 0 {
+            cx.out.line(&format!("{swept} containers and networks of docker removed"));
+        }
+        if count > 0 {
+            cx.out.line(&format!("{} {what}", shown_size(bytes)));
+        } else if swept == 0 {
+            cx.out.line("nothing to remove");
+        }
     }
     Ok(if failed { Exit::Failed } else { Exit::Completed })
 }
