@@ -381,9 +381,8 @@ fn crowd(runtime: &tokio::runtime::Runtime) {
         let daemon = &daemon;
         let listed = Arc::new(Mutex::new(Vec::new()));
         // Half of them look at a run, half at the list; they are there while nothing happens, and while it does.
-        for viewer in 0..VIEWERS {
-            let path =
-                if viewer % 2 == 0 { format!("/api/v1/runs/{}/events", waiting[viewer]) } else { "/live".to_owned() };
+        for (viewer, run) in waiting.iter().enumerate().take(VIEWERS) {
+            let path = if viewer % 2 == 0 { format!("/api/v1/runs/{run}/events") } else { "/live".to_owned() };
             let listed = listed.clone();
             scope.spawn(move || {
                 daemon.events(&path, |at, name, _| {
@@ -433,6 +432,9 @@ fn crowd(runtime: &tokio::runtime::Runtime) {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it lives");
     });
 }
+
+/// The repository of each task.
+type Share = fn(usize) -> &'static str;
 
 /// Every run of a home with its first and last moment, in the order in which they ended.
 fn ended(home: &Home, runtime: &tokio::runtime::Runtime) -> Vec<(Option<String>, i64, i64)> {
@@ -486,10 +488,10 @@ fn flood(daemon: &Daemon, files: &[(PathBuf, PathBuf)], done: &Path) -> (f64, f6
 
 fn queue(runtime: &tokio::runtime::Runtime) {
     println!("{QUEUED} queued tasks of {} repositories", REPOS.len());
-    // One has most of them, and they come first.
-    let repo_of = |at: usize| if at < QUEUED * 7 / 10 { REPOS[0] } else { REPOS[1 + at % 3] };
-    let shares: [(&str, Box<dyn Fn(usize) -> &'static str>); 2] =
-        [("equal shares", Box::new(|at| REPOS[at % 4])), ("one has 70 % and is first", Box::new(repo_of))];
+    let shares: [(&str, Share); 2] = [
+        ("equal shares", |at| REPOS[at % 4]),
+        ("one has 70 % and is first", |at| if at < QUEUED * 7 / 10 { REPOS[0] } else { REPOS[1 + at % 3] }),
+    ];
     for (name, share) in shares {
         let home = Home::new("limits: {runs: 4, per_repo: 2}");
         let files = prepare(&home, QUEUED, |at| {
