@@ -17,6 +17,8 @@ use devo::sandboxes::{
 };
 use tokio_util::sync::CancellationToken;
 
+#[path = "sandboxes/escapes.rs"]
+mod escapes;
 #[path = "sandboxes/network.rs"]
 mod network;
 #[path = "sandboxes/walls.rs"]
@@ -27,9 +29,13 @@ const HANGS: Duration = Duration::from_secs(60);
 /// The promise: after the death of the engine nothing lives longer.
 const DEATH: Duration = Duration::from_secs(2);
 
+/// The program; where a normal user may read it, if this is one.
+fn devo() -> String {
+    std::env::var("DEVO_TEST_SUPERVISOR").unwrap_or_else(|_| env!("CARGO_BIN_EXE_devo").to_owned())
+}
+
 fn settings() -> Settings {
-    let exe = std::env::var("DEVO_TEST_SUPERVISOR").unwrap_or_else(|_| env!("CARGO_BIN_EXE_devo").to_owned());
-    let mut settings = Settings::new(Supervisor::at(exe), &Surroundings::from_env());
+    let mut settings = Settings::new(Supervisor::at(devo()), &Surroundings::from_env());
     settings.host_allowed = Some("a test".to_owned());
     settings.docker = Some(docker::settings());
     settings
@@ -525,65 +531,6 @@ async fn inherits_no_descriptors(sandbox: &dyn Sandbox) {
 
 // From here on: what only an isolating sandbox does.
 
-/// Nine ways out. Each must be open on the host, else it proves nothing, and closed in the sandbox.
-async fn no_way_out_of(sandboxed: &dyn Sandbox) {
-    use std::os::linux::net::SocketAddrExt as _;
-    use std::os::unix::net::{SocketAddr, UnixListener};
-    let place = Place::new();
-    let outside = place.outside.display();
-    fs::write(place.outside.join("secret"), "the secret").expect("a file");
-    let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
-    udp.set_nonblocking(true).expect("a socket");
-    let tcp_port = tcp.local_addr().expect("bound").port();
-    let udp_port = udp.local_addr().expect("bound").port();
-    let _docker = UnixListener::bind(place.outside.join("docker.sock")).expect("a socket");
-    let name = format!("devo-test-{}", fastrand::u64(..));
-    let address = SocketAddr::from_abstract_name(&name).expect("a short name");
-    let _abstract = UnixListener::bind_addr(&address).expect("a socket");
-    let victim = Victim(std::process::Command::new("sleep").arg("1000").spawn().expect("a process"));
-    let connect = |address: String| {
-        format!(
-            "perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0) or exit 2; connect(S, pack_sockaddr_un({address})) \
-             or exit 3'"
-        )
-    };
-    let ways = [
-        ("a daemon's socket", connect(format!("\"{outside}/docker.sock\""))),
-        ("an abstract socket", connect(format!("\"\\0{name}\""))),
-        ("TCP to the host", format!("bash -c 'exec 3<> /dev/tcp/127.0.0.1/{tcp_port}'")),
-        ("UDP to the host", format!("bash -c 'echo x > /dev/udp/127.0.0.1/{udp_port}'; true")),
-        ("a secret file", format!("cat {outside}/secret")),
-        ("a host process's environment", "cat /proc/[0-9]*/environ 2> /dev/null | grep -qa CARGO_MANIFEST_DIR".into()),
-        ("a signal to a host process", format!("kill -0 {}", victim.0.id())),
-        ("a file outside", format!("echo x > {outside}/written")),
-        ("the host's memory of runs", format!("ls {outside}/..")),
-    ];
-    let host = sandbox("host");
-    // Else it would prove nothing that they fail.
-    let tools = "bash -c true && perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0) or exit 2'";
-    assert_eq!(exec(sandboxed, &place.command(tools)).await.exit, Exit::Code(0), "its tools work");
-    for (what, script) in &ways {
-        let command = place.command(script);
-        let open = exec(&*host, &command).await;
-        assert_eq!(open.exit, Exit::Code(0), "{what} must be open on the host: {}", open.stderr.text());
-        let mut datagram = [0; 8];
-        let received = udp.recv(&mut datagram).is_ok();
-        assert_eq!(received, *what == "UDP to the host");
-        let _ = fs::remove_file(place.outside.join("written"));
-        let closed = exec(sandboxed, &command).await;
-        assert!(udp.recv(&mut datagram).is_err(), "a datagram came through");
-        assert!(*what == "UDP to the host" || !closed.exit.is_success(), "{what} is open");
-        assert!(!closed.stdout.text().contains("secret"), "{what} is open");
-        assert!(!place.outside.join("written").exists(), "{what} is open");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_way_out_of_bubblewrap() {
-    no_way_out_of(&*sandbox("bubblewrap")).await;
-}
-
 /// A process that ends with the test, whatever the test's end.
 struct Victim(std::process::Child);
 
@@ -644,6 +591,10 @@ async fn the_network_is_there_when_it_is_granted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn protected_paths_cannot_be_changed_or_moved_away() {
+    keeps_protected_paths(&*sandbox("bubblewrap")).await;
+}
+
+async fn keeps_protected_paths(sandboxed: &dyn Sandbox) {
     let place = Place::new();
     fs::create_dir_all(place.workspace.join("tests/unit/data")).expect("folders");
     for file in ["tests/unit/t.py", "tests/unit/data/d", "tests/free.py", "top.py"] {
@@ -651,7 +602,6 @@ async fn protected_paths_cannot_be_changed_or_moved_away() {
     }
     let mut command = place.command("");
     command.read_only = ["tests/unit/t.py", "tests/unit/data", "top.py", "tests/absent.py"].map(PathBuf::from).to_vec();
-    let bubblewrap = sandbox("bubblewrap");
     for script in [
         "echo x > tests/unit/t.py",
         "echo x >> top.py",
@@ -669,7 +619,7 @@ async fn protected_paths_cannot_be_changed_or_moved_away() {
         "umount tests/unit/t.py",
     ] {
         command.script = script.to_owned();
-        let finished = exec(&*bubblewrap, &command).await;
+        let finished = exec(sandboxed, &command).await;
         assert!(!finished.exit.is_success(), "`{script}` went through");
         assert_eq!(finished.unprotected, [PathBuf::from("tests/absent.py")]);
         for file in ["tests/unit/t.py", "tests/unit/data/d", "top.py"] {
@@ -678,7 +628,7 @@ async fn protected_paths_cannot_be_changed_or_moved_away() {
     }
     command.script = "echo changed > tests/free.py; touch tests/new src.py; rm tests/new".to_owned();
     fs::write(place.workspace.join("tests/free.py"), "original").expect("a file");
-    assert!(exec(&*bubblewrap, &command).await.exit.is_success(), "the rest stays writable");
+    assert!(exec(sandboxed, &command).await.exit.is_success(), "the rest stays writable");
     assert_eq!(fs::read_to_string(place.workspace.join("tests/free.py")).expect("it is there"), "changed\n");
     // Where nothing can be protected, that is said.
     command.script = "true".to_owned();
@@ -790,7 +740,8 @@ async fn normal_user() {
         eprintln!("{name} as a normal user: all held");
     }
     // Each brings a runtime of its own.
-    let others: [fn(); 3] = [
+    let others: [fn(); 4] = [
+        escapes::none_gets_out_of_bubblewrap,
         walls::calls_that_no_test_suite_makes_are_denied,
         walls::a_command_reaches_its_own_processes_and_no_other,
         network::what_is_listed_is_reached_and_nothing_else,

@@ -143,7 +143,7 @@ pub fn executor_tools() -> Vec<ToolSpec> {
         ),
         spec(
             "run_shell_command",
-            "Runs a shell command in the working copy, without network.",
+            "Runs a shell command in the working copy; it reaches no host that the repository does not allow.",
             json!({"command": text, "dir_path": text, "timeout_s": {"type": "integer", "minimum": 1, "maximum": 600}}),
             &["command"],
         ),

@@ -41,14 +41,17 @@ pub struct DomainError {
 impl Domain {
     /// Whether the entry covers this host, which is a name or an address as a client says it, on this port.
     pub fn covers(&self, host: &str, port: u16) -> bool {
+        self.port.map_or(USUAL_PORTS.contains(&port), |own| own == port) && self.names(host)
+    }
+
+    /// Whether the entry covers this host on some port.
+    pub fn names(&self, host: &str) -> bool {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
-        let on_port = self.port.map_or(USUAL_PORTS.contains(&port), |own| own == port);
-        on_port
-            && match &self.host {
-                Host::Name(name) => *name == host,
-                Host::Below(suffix) => host.strip_suffix(suffix.as_str()).is_some_and(|rest| rest.ends_with('.')),
-                Host::Address(address) => address_of(&host) == Some(*address),
-            }
+        match &self.host {
+            Host::Name(name) => *name == host,
+            Host::Below(suffix) => host.strip_suffix(suffix.as_str()).is_some_and(|rest| rest.ends_with('.')),
+            Host::Address(address) => address_of(&host) == Some(*address),
+        }
     }
 
     /// Whether everything that another entry covers is covered by this one.

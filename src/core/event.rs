@@ -87,10 +87,13 @@ pub enum EventBody {
         /// Why.
         reason: String,
     },
-    /// The engine died during the attempt; what the step had recorded stays.
+    /// The attempt was lost, by no fault of the step: it runs again, and what it had recorded stays.
     StepInterrupted {
         /// Which.
         step: StepId,
+        /// Why, unless it is that the engine died or was told to stop.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
     /// The step cannot go on for a while and not by its fault (an outage); it continues by itself, off its clock.
     StepParked {
@@ -242,7 +245,7 @@ impl EventBody {
             | StepSkipped { step, .. }
             | StepFailed { step, .. }
             | StepCancelled { step, .. }
-            | StepInterrupted { step }
+            | StepInterrupted { step, .. }
             | StepParked { step, .. }
             | CallStarted { step, .. }
             | CallFinished { step, .. }
@@ -439,7 +442,7 @@ mod tests {
             StepSkipped { step: step(), reason: "`if: false` is false".to_owned() },
             StepFailed { step: step(), error },
             StepCancelled { step: step(), reason: "the run was stopped".to_owned() },
-            StepInterrupted { step: step() },
+            StepInterrupted { step: step(), reason: None },
             StepParked { step: step(), reason: "an outage".to_owned(), until: BIRTH.plus_ms(1), carry: json!(null) },
             CallStarted {
                 step: step(),

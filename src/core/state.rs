@@ -392,16 +392,15 @@ impl RunState {
         self.steps[index].spent_ms
     }
 
-    /// What the driver records for a step that it finds running after a crash.
-    pub fn interrupted(&self, graph: &Graph, at: StepIndex) -> EventBody {
+    /// What the driver records for a step that it finds running after a crash, or whose attempt was lost for that reason.
+    pub fn interrupted(&self, graph: &Graph, at: StepIndex, reason: Option<String>) -> EventBody {
         let step: StepId = graph.node(at).id.clone();
         if self.steps[at].lost >= LOST_MAX {
-            let error =
-                Failure::terminal("interrupted", format!("the engine died {} times during this step", LOST_MAX + 1))
-                    .hint("look at `devo doctor` and the machine's log, then `devo retry`");
+            let error = Failure::terminal("interrupted", format!("this step was interrupted {} times", LOST_MAX + 1))
+                .hint("look at `devo doctor` and the machine's log, then `devo retry`");
             return EventBody::StepFailed { step, error };
         }
-        EventBody::StepInterrupted { step }
+        EventBody::StepInterrupted { step, reason }
     }
 }
 

@@ -3,7 +3,7 @@
 //! `stage` folds events into the state, `flush` makes them durable, and only then is anything performed or published.
 //! A tick's events share one transaction, so that a step's end and the next one's start cost one fsync.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -30,8 +30,8 @@ use crate::core::state::{Phase, RunState};
 use crate::core::time::Timestamp;
 use crate::journal::JournalError;
 use crate::steps::{
-    CallIntent, Context, Equipment, Grants, Ledger, Log as _, NoCall, Outcome, Produced, Stream, Turn, scope_of,
-    template_context,
+    CONTAINER_LOST, CallIntent, Context, Equipment, Grants, Ledger, Log as _, NoCall, Outcome, Produced, Stream, Turn,
+    scope_of, template_context,
 };
 
 /// How long running steps may take to stop when the engine is told to.
@@ -97,6 +97,8 @@ struct Driver<'e> {
     staged: Vec<Event>,
     turn: RunTurn,
     rooms: Rooms,
+    /// Steps that run again because the container of their last turn was lost: twice in a row is a failure.
+    reruns: HashSet<StepIndex>,
     stop: CancellationToken,
     /// When running steps are told to stop because the engine stops.
     shut_at: Option<Instant>,
@@ -172,6 +174,7 @@ pub(super) async fn drive(
         state,
         prepared,
         rooms: Rooms::new(equipment.sandbox.clone()),
+        reruns: HashSet::new(),
         equipment,
         log,
         tasks: JoinSet::new(),
@@ -325,7 +328,7 @@ impl Driver<'_> {
         }
         self.stage(EventBody::Resumed {})?;
         for at in self.state.running().collect::<Vec<_>>() {
-            let body = self.state.interrupted(&self.graph, at);
+            let body = self.state.interrupted(&self.graph, at, None);
             self.stage(body)?;
         }
         Ok(())
@@ -514,6 +517,11 @@ impl Driver<'_> {
             let state = self.state.step(at);
             self.rooms.release(at, scope_of(&self.graph.node(at).id, state.attempt, state.round));
         }
+        let lost = matches!(&outcome, Outcome::Fail(error) if error.code == CONTAINER_LOST) && why.is_none();
+        let again = lost && self.reruns.insert(at);
+        if !again {
+            self.reruns.remove(&at);
+        }
         let step = self.graph.node(at).id.clone();
         let body = match (why, outcome) {
             (_, Outcome::Done(output)) => match serde_json::to_vec(&output).map_or(usize::MAX, |text| text.len()) {
@@ -524,7 +532,7 @@ impl Driver<'_> {
                 _ => EventBody::StepSucceeded { step, output },
             },
             (Some(Why::Shutdown) | None, Outcome::Again(carry)) => EventBody::StepContinued { step, carry },
-            (Some(Why::Shutdown), _) => EventBody::StepInterrupted { step },
+            (Some(Why::Shutdown), _) => EventBody::StepInterrupted { step, reason: None },
             (Some(Why::Cancel(reason)), _) => EventBody::StepCancelled { step, reason: reason.to_owned() },
             (Some(Why::TimeOut), _) => {
                 let limit = self.graph.node(at).timeout_ms.unwrap_or(0) as f64 / 1_000.0;
@@ -537,6 +545,10 @@ impl Driver<'_> {
             (None, Outcome::Park { reason, for_ms, carry }) => {
                 let until = self.now().plus_ms(for_ms);
                 EventBody::StepParked { step, reason, until, carry }
+            }
+            (None, Outcome::Fail(error)) if again => {
+                self.log.line(&step, Stream::Note, &format!("{}; the step runs again", error.message));
+                self.state.interrupted(&self.graph, at, Some(error.message))
             }
             (None, Outcome::Fail(error)) => EventBody::StepFailed { step, error },
         };

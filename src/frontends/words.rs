@@ -49,6 +49,26 @@ impl Lang {
         }
     }
 
+    /// A refusal in this language: the engine's own sentence is English and has the details; elsewhere its code says what is
+    /// true, and an unknown one keeps the sentence.
+    pub fn refusal<'m>(self, code: &str, message: &'m str) -> &'m str {
+        match (self, code) {
+            (Self::En, _) => message,
+            (_, "superseded") => "ese plan ya no es el actual: hay otra revisión",
+            (_, "not_waiting") => "la tarea no espera esa palabra ahora",
+            (_, "finished") => "la tarea ya terminó o se está deteniendo",
+            (_, "not_failed") => "no hay nada que reintentar: la tarea no ha fallado",
+            (_, "unknown_step") => "la tarea no tiene ese paso",
+            (_, "unknown_run") => "ninguna tarea tiene ese identificador",
+            (_, "ambiguous_run") => "varias tareas empiezan así: escribe más letras del identificador",
+            (_, "too_long") => "el texto está vacío o es demasiado largo",
+            (_, "too_many") => "el plan ya tuvo todas las revisiones que puede tener",
+            (_, "not_an_amount") => "responde con lo que se añade: dólares (`2` o `$2.50`) o tokens (`500000 tokens`)",
+            (_, "disk_full") => "el disco está casi lleno: no se aceptan tareas nuevas hasta que haya espacio",
+            _ => message,
+        }
+    }
+
     /// Its texts.
     pub fn words(self) -> &'static Words {
         match self {
@@ -248,6 +268,18 @@ mod tests {
         assert_eq!(Lang::accepted("fr;q=1, es;q=0.2"), Lang::Es);
         assert_eq!(Lang::accepted("es;q=x"), Lang::En);
         assert_eq!(Lang::accepted(""), Lang::En);
+    }
+
+    #[test]
+    fn a_refusal_is_said_in_the_readers_language_or_at_least_said() {
+        assert_eq!(Lang::En.refusal("finished", "the run has ended"), "the run has ended");
+        assert!(Lang::Es.refusal("finished", "the run has ended").contains("terminó"));
+        assert_eq!(Lang::Es.refusal("new_code", "some sentence"), "some sentence");
+        // Every code with which the fold refuses a word.
+        for code in "superseded not_waiting finished not_failed unknown_step too_long too_many not_an_amount".split(' ')
+        {
+            assert_ne!(Lang::Es.refusal(code, "english"), "english", "{code}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::job::{Job, Origin, Place};
+use super::protected::{Cover, protected};
 use super::toolchains::SYSTEM;
 use super::wicket::Wicket;
 use super::{
@@ -28,8 +29,6 @@ use super::{
 pub(super) const HOME: &str = "/home/run";
 /// Folders that are the sandbox's own; what would cover one of them cannot be shared.
 const OWN: [&str; 6] = [HOME, "/tmp", "/dev", "/proc", WORKSPACE, "/etc"];
-/// Mounts get slow by the square of their number; beyond this the caller's comparison has to do.
-const MOST_PROTECTED: usize = 256;
 /// The oldest `bwrap` with every option that is used here.
 const OLDEST: (u32, u32) = (0, 6);
 
@@ -125,13 +124,17 @@ impl Bubblewrap {
         }
         self.mask(&mut options)?;
         options.add(&["--bind", &text(&workspace)?, WORKSPACE]);
-        let unprotected = protect(&mut options, command, &workspace)?;
+        let protected = protected(command, &workspace)?;
+        for Cover { path, read_only, .. } in &protected.covers {
+            let how = if *read_only { "--ro-bind" } else { "--bind" };
+            options.bind(how, &workspace.join(path), &Path::new(WORKSPACE).join(path))?;
+        }
         let dir = Path::new(WORKSPACE).join(within(&command.workspace, &command.dir)?);
         options.add(&["--chdir", &text(&dir)?]);
         // Last, when every mount point exists. /proc too: run by root, a command could otherwise write the kernel's
         // settings, of which one names a program that the host then runs.
         options.add(&["--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/"]);
-        Ok((options.words, unprotected))
+        Ok((options.words, protected.not))
     }
 
     /// Covers what must stay out of sight and lies in a folder that is shared.
@@ -278,50 +281,6 @@ impl Options {
     }
 }
 
-/// Binds the command's read-only paths over the workspace; gives back, as they came, those that it could not bind.
-///
-/// Every folder above a protected path becomes a mount point of its own: a mount point cannot be renamed, so nobody can
-/// move the protected path out of the way together with its folder and put another in its place.
-fn protect(options: &mut Options, command: &Command, workspace: &Path) -> Result<Vec<PathBuf>, SandboxError> {
-    let mut unprotected = Vec::new();
-    let mut wanted = BTreeSet::new();
-    for path in &command.read_only {
-        let relative = within(&command.workspace, path)?;
-        match is_plain(workspace, &relative) && relative.to_str().is_some() && wanted.len() < MOST_PROTECTED {
-            true => drop(wanted.insert(relative)),
-            false => unprotected.push(path.clone()),
-        }
-    }
-    // Sorted, a folder comes before what it holds: what lies in a read-only one needs nothing more.
-    let mut read_only: Vec<PathBuf> = Vec::new();
-    for path in wanted {
-        if !read_only.iter().any(|above| path.starts_with(above)) {
-            read_only.push(path);
-        }
-    }
-    let above = read_only.iter().flat_map(|path| path.ancestors().skip(1));
-    let above: BTreeSet<&Path> = above.filter(|folder| !folder.as_os_str().is_empty()).collect();
-    let mounts: BTreeSet<(&Path, &str)> = above
-        .into_iter()
-        .map(|folder| (folder, "--bind"))
-        .chain(read_only.iter().map(|path| (path.as_path(), "--ro-bind")))
-        .collect();
-    for (path, how) in mounts {
-        options.bind(how, &workspace.join(path), &Path::new(WORKSPACE).join(path))?;
-    }
-    Ok(unprotected)
-}
-
-/// Whether the path exists and is a file or folder without a link on the way: `bwrap` would follow one to the host.
-/// Nobody writes to the workspace between this look and the mount: a run's commands never run side by side.
-fn is_plain(workspace: &Path, relative: &Path) -> bool {
-    let mut path = workspace.to_owned();
-    relative.components().all(|part| {
-        path.push(part);
-        fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir() || metadata.is_file())
-    })
-}
-
 /// Whether the path is, or lies in, something that must stay out of sight.
 fn hidden(settings: &Settings, path: &Path) -> bool {
     let real = path.canonicalize();
@@ -353,8 +312,6 @@ fn readable(settings: &Settings, path: &Path) -> Result<PathBuf, SandboxError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
-
     use super::super::{Supervisor, Surroundings};
     use super::*;
 
@@ -366,30 +323,6 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let real = folder.path().canonicalize().expect("it exists");
         (folder, real)
-    }
-
-    #[test]
-    fn only_what_exists_without_links_is_protected_and_its_folders_are_pinned() {
-        let (_folder, workspace) = folder();
-        fs::create_dir_all(workspace.join("a/b/c")).expect("folders");
-        fs::write(workspace.join("a/b/t.py"), "").expect("a file");
-        symlink("/etc", workspace.join("link")).expect("a link");
-        let mut command = Command::new("true", &workspace);
-        command.read_only =
-            ["a/b/t.py", "a/b/c", "a/b/c/d", "link/passwd", "link", "absent"].map(PathBuf::from).to_vec();
-        let mut options = Options::default();
-        let unprotected = protect(&mut options, &command, &workspace).expect("all paths are within");
-        assert_eq!(unprotected, ["a/b/c/d", "link/passwd", "link", "absent"].map(PathBuf::from));
-        let at = |path: &str| workspace.join(path).display().to_string();
-        let wanted = [
-            ["--bind", &at("a"), "/workspace/a"],
-            ["--bind", &at("a/b"), "/workspace/a/b"],
-            ["--ro-bind", &at("a/b/c"), "/workspace/a/b/c"],
-            ["--ro-bind", &at("a/b/t.py"), "/workspace/a/b/t.py"],
-        ];
-        assert_eq!(options.words, wanted.concat());
-        command.read_only = vec!["../x".into()];
-        assert!(protect(&mut options, &command, &workspace).is_err());
     }
 
     #[test]

@@ -41,6 +41,7 @@ use self::lanes::{Key, Lane, Lanes};
 use self::payload::Payload;
 use self::scopes::Scopes;
 use self::services::{Ground, ServiceSet};
+use super::protected::{Cover, Protected, protected};
 use super::{
     Captured, Command, Exit, Finished, Network, OutputSink, Sandbox, SandboxError, WORKSPACE, checked, passable, proxy,
     real_workspace, text, within,
@@ -151,6 +152,7 @@ impl Docker {
         prepared: &Prepared,
         command: &Command,
         services: &[ServiceDescription],
+        covers: Vec<Cover>,
         output: &dyn OutputSink,
         cancel: &CancellationToken,
     ) -> Result<Option<Key>, SandboxError> {
@@ -168,6 +170,7 @@ impl Docker {
             outside: false,
             proxied: matches!(command.network, Network::Domains(_)),
             scope: String::new(),
+            covers,
             limits: command.limits,
         };
         if services.is_empty() {
@@ -226,6 +229,7 @@ impl Docker {
                 .collect(),
             labels: self.labels(),
             workspace: key.workspace.clone(),
+            covers: key.covers.clone(),
             owner: key.owner,
             network: key.network.clone(),
             outside: key.outside,
@@ -258,9 +262,9 @@ impl Docker {
         variables.extend(prepared.env.clone());
         variables.extend(self.settings.tz.iter().map(|tz| ("TZ".to_owned(), tz.clone())));
         variables.insert("HOME".to_owned(), HOME.to_owned());
-        if matches!(command.network, Network::Domains(_)) {
+        if let Network::Domains(domains) = &command.network {
             let names = services.iter().flat_map(|service| std::iter::once(&service.name).chain(&service.aliases));
-            variables.extend(proxy::variables(&names.map(String::as_str).collect::<Vec<_>>()));
+            variables.extend(proxy::variables(domains, &names.map(String::as_str).collect::<Vec<_>>()));
         }
         variables.extend(checked(command)?);
         Ok(variables.into_iter().collect())
@@ -270,6 +274,7 @@ impl Docker {
     async fn lane(
         &self,
         command: &Command,
+        covers: Vec<Cover>,
         output: &dyn OutputSink,
         cancel: &CancellationToken,
     ) -> Result<Option<(Lane, Vec<(String, String)>)>, SandboxError> {
@@ -277,7 +282,7 @@ impl Docker {
         let prepared = self.prepare(output, cancel).await?;
         let services = self.services(&prepared, command)?;
         let env = self.environment(&prepared, command, &services)?;
-        let Some(key) = self.key(&prepared, command, &services, output, cancel).await? else { return Ok(None) };
+        let Some(key) = self.key(&prepared, command, &services, covers, output, cancel).await? else { return Ok(None) };
         let container = self.container(&prepared, &key).await?;
         Ok(Some((self.lanes.lane(key, container, room), env)))
     }
@@ -328,18 +333,25 @@ impl Sandbox for Docker {
     ) -> Result<Finished, SandboxError> {
         let start = Instant::now();
         passable("the script", command.script.len(), &[&command.script])?;
-        real_workspace(command)?;
+        let Protected { covers, not } = protected(command, &real_workspace(command)?)?;
         let dir = text(&Path::new(WORKSPACE).join(within(&command.workspace, &command.dir)?))?;
         checked(command)?;
         let cancelled = || {
             let nothing = Captured::default;
-            Ok(exec::finished(Exit::Cancelled, nothing(), nothing(), start.elapsed(), Vec::new(), command))
+            Ok(exec::finished(
+                Exit::Cancelled,
+                nothing(),
+                nothing(),
+                start.elapsed(),
+                Vec::new(),
+                command.read_only.clone(),
+            ))
         };
         if cancel.is_cancelled() {
             return cancelled();
         }
         let lane = tokio::select! {
-            lane = self.lane(command, output, cancel) => lane,
+            lane = self.lane(command, covers, output, cancel) => lane,
             () = cancel.cancelled() => return cancelled(),
         };
         let Some((lane, env)) = (match lane {
@@ -353,7 +365,7 @@ impl Sandbox for Docker {
             Network::Domains(domains) => lane.proxy().map(|proxy| proxy.grant(domains.clone())),
             Network::None | Network::Full => None,
         };
-        let run = exec::run(lane, order, command, output, cancel, start);
+        let run = exec::run(lane, order, command, not, output, cancel, start);
         match grant {
             Some(mut grant) => grant.tell(output, run).await,
             None => run.await,

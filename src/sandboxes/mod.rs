@@ -18,6 +18,7 @@ mod inner;
 mod job;
 mod landlock;
 mod leftovers;
+mod protected;
 pub mod proxy;
 mod run;
 mod seccomp;
@@ -336,6 +337,8 @@ pub enum SandboxError {
     Container {
         /// A fragment that completes the sentence.
         what: String,
+        /// Whether it is certain that nothing in it lives: only then may the command be run again.
+        gone: bool,
     },
     /// A service that the command needs did not come up; the command did not run.
     #[error("the service `{name}` {what}{}", tail(log))]

@@ -70,10 +70,12 @@ struct Granted {
 }
 
 /// The variables that make programs use a proxy at [`PORT`] of their own loopback; `direct` are hosts beside that
-/// loopback which they reach without it.
-pub fn variables(direct: &[&str]) -> Vec<(String, String)> {
+/// loopback which they reach without it. An address of the loopback that a person listed is the host's: the proxy is asked.
+pub fn variables(domains: &[Domain], direct: &[&str]) -> Vec<(String, String)> {
     let url = format!("http://127.0.0.1:{PORT}");
-    let none = [&["localhost", "127.0.0.1", "::1"], direct].concat().join(",");
+    let mut own = vec!["localhost", "127.0.0.1", "::1"];
+    own.retain(|host| !domains.iter().any(|domain| domain.is_address() && domain.names(host)));
+    let none = [&own, direct].concat().join(",");
     let mut variables = Vec::new();
     for (name, value) in [("HTTP_PROXY", &url), ("HTTPS_PROXY", &url), ("ALL_PROXY", &url), ("NO_PROXY", &none)] {
         variables.push((name.to_owned(), value.clone()));

@@ -1,4 +1,4 @@
-//! The system calls that a command in `bubblewrap` does not get.
+//! The system calls that a command in `bubblewrap` or in a container does not get.
 //!
 //! A list of what is denied, not of what is allowed: toolchains use everything that is ordinary, and a new kernel's
 //! calls must not break them. What is here either makes no sense without privileges or is where kernels were broken

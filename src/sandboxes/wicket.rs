@@ -31,7 +31,8 @@ impl Wicket {
         if let Place::Bubblewrap { handover, .. } = &mut job.place {
             *handover = Some(text(&socket)?);
         }
-        let missing = proxy::variables(&[]).into_iter().filter(|(name, _)| !job.env.iter().any(|(own, _)| own == name));
+        let missing =
+            proxy::variables(&domains, &[]).into_iter().filter(|(name, _)| !job.env.iter().any(|(own, _)| own == name));
         let missing: Vec<_> = missing.collect();
         job.env.extend(missing);
         let proxy = Proxy::new();

@@ -81,9 +81,16 @@ pub fn disk_full(done: &Finished) -> Option<Failure> {
     })
 }
 
+/// The code of a failure for which the engine runs the step again by itself, once: its container is gone, and nothing of
+/// the command lives.
+pub const CONTAINER_LOST: &str = "container_lost";
+
 /// A sandbox's error as a stored failure.
 pub fn sandbox_failure(error: &sandboxes::SandboxError) -> Failure {
-    let failure = Failure::terminal("sandbox", error.to_string());
+    let failure = match error {
+        sandboxes::SandboxError::Container { gone: true, .. } => Failure::retryable(CONTAINER_LOST, error.to_string()),
+        _ => Failure::terminal("sandbox", error.to_string()),
+    };
     match error.hint() {
         Some(hint) => failure.hint(hint),
         None => failure,

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::commands::{Ran, run_command};
+use super::commands::{CONTAINER_LOST, Ran, run_command};
 use super::models::RoleModel;
 use super::repo::{Repo, change};
 use super::{Context, Kind, Outcome, Step, Turn, build};
@@ -210,6 +210,8 @@ struct Bench<'a> {
     guard: Guard,
     base: TreeId,
     memory: Memory,
+    /// The last command's container is gone: no matter for the model, the turn is repeated.
+    lost: Option<Failure>,
 }
 
 impl<'a> Bench<'a> {
@@ -232,7 +234,7 @@ impl<'a> Bench<'a> {
             .map_err(|error| Failure::terminal("workspace", error.to_string()))?;
         let memory =
             memory.map_or_else(Memory::default, |value| serde_json::from_value(value.clone()).unwrap_or_default());
-        Ok(Self { cx, turn, plan, worktree, folder, guard: Guard::new(paths, &plan.plan), base, memory })
+        Ok(Self { cx, turn, plan, worktree, folder, guard: Guard::new(paths, &plan.plan), base, memory, lost: None })
     }
 
     async fn with_worktree<T: Send + 'static>(
@@ -287,8 +289,10 @@ impl<'a> Bench<'a> {
 
     async fn command(&mut self, script: &str, dir: &str, seconds: u64) -> Result<Ran, Failure> {
         let dir = RepoPath::parse(dir).map_err(|error| Failure::terminal("path", error.to_string()))?;
-        run_command(self.cx, self.turn, script, &self.worktree.workspace(), dir.as_str(), self.read_only(), seconds)
+        let workspace = self.worktree.workspace();
+        run_command(self.cx, self.turn, script, &workspace, dir.as_str(), self.read_only(), seconds)
             .await
+            .inspect_err(|failure| self.lost = (failure.code == CONTAINER_LOST).then(|| failure.clone()))
     }
 
     fn store_output(&mut self, text: &str) -> String {
@@ -445,6 +449,10 @@ impl<'a> Bench<'a> {
             performed.stop = Some(Failure::retryable("stopped", "the run was stopped"));
             return;
         }
+        if let Some(failure) = self.lost.take() {
+            performed.stop = Some(failure);
+            return;
+        }
         match self.undo_tampering().await {
             Ok(touched) if touched.is_empty() => {}
             Ok(touched) => {
@@ -543,7 +551,10 @@ impl Workbench for Bench<'_> {
         }
         let (mut green, mut texts, mut checks) = (true, Vec::new(), Vec::new());
         for name in names {
-            let (report, raw) = self.run_check(&name).await.map_err(|message| Failure::terminal("gate", message))?;
+            let (report, raw) = match self.run_check(&name).await {
+                Ok(ran) => ran,
+                Err(message) => return Err(self.lost.take().unwrap_or_else(|| Failure::terminal("gate", message))),
+            };
             if self.cx.cancel.is_cancelled() {
                 return Err(Failure::retryable("stopped", "the run was stopped"));
             }

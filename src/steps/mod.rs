@@ -24,7 +24,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-pub use commands::sandbox_failure;
+pub use commands::{CONTAINER_LOST, sandbox_failure};
 
 use crate::agent::talk::Store;
 use crate::core::budget::{Usage, Usd};

@@ -3,6 +3,7 @@
 mod bad_input;
 mod channels;
 mod concurrent;
+mod containers;
 mod daemon;
 mod demo;
 mod fake;

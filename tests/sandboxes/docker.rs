@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ use futures_util::StreamExt as _;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use super::{HANGS, Place, alive, escape, exec, marker, no_way_out_of, stdout, wait_until};
+use super::{HANGS, Place, alive, escape, exec, marker, stdout, wait_until};
 
 /// A busybox and nothing else: no libc, no bash, no init.
 const BARE: &str = "devo-test-bare:1";
@@ -156,23 +157,16 @@ pub async fn wait_until_gone(run: &str, within: Duration) {
     }
 }
 
-fn with_tools() -> Arc<dyn Sandbox> {
-    sandbox(Settings { described: Described::Image(TOOLS.to_owned()), ..settings() })
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_way_out() {
-    images().await;
-    let tools = with_tools();
-    no_way_out_of(&*tools).await;
-    tools.close().await;
+/// For the image with tools.
+pub fn with_tools() -> Settings {
+    Settings { described: Described::Image(TOOLS.to_owned()), ..settings() }
 }
 
 /// What a command could do to the machine or to the container's own first process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_container_is_bare_and_cannot_be_grown() {
     images().await;
-    let (place, tools) = (Place::new(), with_tools());
+    let (place, tools) = (Place::new(), sandbox(with_tools()));
     for script in [
         "touch /x",
         "touch /bin/x",
@@ -298,7 +292,7 @@ async fn a_container_that_is_killed_is_told_and_replaced() {
     let result = docker_sandbox.exec(&command, &(), &CancellationToken::new()).await;
     killer.await.expect("it was killed");
     let error = result.expect_err("its container is gone");
-    assert!(matches!(error, SandboxError::Container { .. }), "{error}");
+    assert!(matches!(error, SandboxError::Container { gone: true, .. }), "{error}");
     assert!(error.to_string().contains("is gone") && error.hint().is_some(), "{error}");
     assert_eq!(stdout(&*docker_sandbox, &place.command("echo again")).await, "again\n");
     // One that was killed while nobody used it is noticed at the next command.
@@ -398,7 +392,7 @@ async fn an_image_that_cannot_be_had_is_an_error_with_a_remedy() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_network_is_there_when_it_is_granted() {
     images().await;
-    let (place, tools) = (Place::new(), with_tools());
+    let (place, tools) = (Place::new(), sandbox(with_tools()));
     let command = place.command("tail -n +3 /proc/net/dev | grep -c eth0");
     assert_eq!(exec(&*tools, &command).await.stdout.text(), "0\n");
     let full = Command { network: Network::Full, ..command };
@@ -597,4 +591,220 @@ async fn commands_are_whoever_owns_the_workspace() {
 
 fn place_owner(place: &Place) -> u32 {
     fs::metadata(&place.workspace).expect("it is there").uid()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn protected_paths_cannot_be_changed_or_moved_away() {
+    images().await;
+    let own = with_tools();
+    let tools = sandbox(own.clone());
+    super::keeps_protected_paths(&*tools).await;
+    // They are the same for all commands, so one container does; it is another one where the host changed one of them.
+    assert_eq!(containers_of(&own.run).await.len(), 1);
+    let place = Place::new();
+    fs::write(place.workspace.join("kept"), "first").expect("a file");
+    let mut command = place.command("cat kept; echo x > kept");
+    command.read_only = vec!["kept".into()];
+    for content in ["first", "second"] {
+        fs::write(place.workspace.join("new"), content).expect("a file");
+        fs::rename(place.workspace.join("new"), place.workspace.join("kept")).expect("ours");
+        let finished = exec(&*tools, &command).await;
+        assert_eq!((finished.stdout.text().as_str(), finished.exit.is_success()), (content, false));
+    }
+    // As many as there may be, in as many folders.
+    command.read_only.clear();
+    for number in 0..256 {
+        let path = PathBuf::from(format!("d{}/t{number}", number % 32));
+        fs::create_dir_all(place.workspace.join(&path).parent().expect("it has one")).expect("a folder");
+        fs::write(place.workspace.join(&path), "").expect("a file");
+        command.read_only.push(path);
+    }
+    command.script = "for f in d*/t*; do ( : >> $f ) 2> /dev/null && echo $f; done".to_owned();
+    let start = Instant::now();
+    assert_eq!(exec(&*tools, &command).await.stdout.text(), "");
+    println!("a container with 256 protected files took {:?}", start.elapsed());
+    tools.close().await;
+}
+
+/// A run of the real program with one step in a container, which waits for a file `go` and tells each of its tries.
+struct Waiting {
+    folder: tempfile::TempDir,
+    child: std::process::Child,
+}
+
+impl Waiting {
+    fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// With another socket of the daemon, if one is given.
+    fn start_with(daemon: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let devo = |args: &[&str]| {
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_devo"));
+            command.arg("--home").arg(folder.path().join("home")).args(args).current_dir(folder.path());
+            command.stdin(std::process::Stdio::null());
+            if !daemon.is_empty() {
+                command.env("DOCKER_HOST", daemon);
+            }
+            command
+        };
+        let home = folder.path().join("home");
+        let made = devo(&["init"]).arg(&home).output().expect("it starts");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        fs::write(home.join("devo.yaml"), format!("sandbox: {{type: docker, image: '{BARE}'}}\n")).expect("ours");
+        let pipeline = "name: wait\nsteps:\n  wait:\n    type: shell\n    run: |\n      \
+                        echo $DEVO_ATTEMPT $DEVO_IDEMPOTENCY_KEY >> log\n      \
+                        until [ -e go ]; do sleep 0.05; done\n";
+        fs::write(home.join("pipelines/wait.yaml"), pipeline).expect("ours");
+        let out = fs::File::create(folder.path().join("out")).expect("ours");
+        let child = devo(&["run", "--pipeline", "wait", "--json"])
+            .stdout(out)
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("it starts");
+        Self { folder, child }
+    }
+
+    fn events(&self) -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(self.folder.path().join("out")).expect("it is there");
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    fn of(&self, name: &str) -> Vec<serde_json::Value> {
+        self.events().into_iter().filter(|event| event["event"] == name).collect()
+    }
+
+    fn run(&self) -> String {
+        wait_until("the run", HANGS, || !self.of("accepted").is_empty());
+        self.of("accepted")[0]["task_id"].as_str().expect("it has an id").to_owned()
+    }
+
+    fn scratch(&self) -> PathBuf {
+        self.folder.path().join("home/runs").join(self.run()).join("scratch")
+    }
+
+    /// What its tries told of themselves, when there are so many.
+    fn tries(&self, count: usize) -> Vec<String> {
+        let log = self.scratch().join("log");
+        let lines = || fs::read_to_string(&log).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>();
+        wait_until("a try", HANGS, || lines().len() == count);
+        lines()
+    }
+
+    async fn kill_container(&self) {
+        let ids = containers_of(&self.run()).await;
+        assert_eq!(ids.len(), 1, "what is lost is removed before anything runs again");
+        docker().kill_container(&ids[0], None).await.expect("it lives");
+    }
+
+    fn exit(&mut self) -> Option<i32> {
+        wait_until("the end", HANGS, || self.child.try_wait().expect("ours").is_some());
+        self.child.wait().expect("ours").code()
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_whose_container_is_killed_runs_again_by_itself() {
+    images().await;
+    let mut waiting = Waiting::start();
+    waiting.tries(1);
+    waiting.kill_container().await;
+    let killed = Instant::now();
+    wait_until("the loss is recorded", Duration::from_secs(10), || waiting.of("step_interrupted").len() == 1);
+    let tries = waiting.tries(2);
+    println!("killed, told and run again within {:?}", killed.elapsed());
+    assert_eq!(containers_of(&waiting.run()).await.len(), 1);
+    let (first, second) = (tries[0].split_once(' ').expect("two"), tries[1].split_once(' ').expect("two"));
+    assert_eq!((first.0, second.0, first.1), ("1", "2", second.1), "another attempt with the same key");
+    let reason = waiting.of("step_interrupted")[0]["reason"].to_string();
+    assert!(reason.contains("container is gone"), "{reason}");
+    fs::write(waiting.scratch().join("go"), "").expect("ours");
+    assert_eq!(waiting.exit(), Some(0));
+    assert_eq!(waiting.of("step_interrupted").len(), 1);
+    assert!(containers_of(&waiting.run()).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_whose_container_is_killed_twice_in_a_row_fails() {
+    images().await;
+    let mut waiting = Waiting::start();
+    for count in 1..=2 {
+        waiting.tries(count);
+        waiting.kill_container().await;
+    }
+    assert_eq!(waiting.exit(), Some(1));
+    let failed = waiting.of("step_failed");
+    assert_eq!((failed.len(), &failed[0]["error"]["code"]), (1, &"container_lost".into()));
+    assert_eq!(waiting.tries(2).len(), 2, "no third try");
+    assert!(containers_of(&waiting.run()).await.is_empty());
+}
+
+/// A way to the daemon that can be cut: to whoever uses it the daemon then is gone, as when it restarts, and the daemon
+/// ends what hangs on its connections.
+struct Relay {
+    path: PathBuf,
+    streams: Arc<std::sync::Mutex<Vec<UnixStream>>>,
+}
+
+impl Relay {
+    fn open(path: PathBuf) -> Self {
+        let relay = Self { path, streams: Arc::default() };
+        relay.listen();
+        relay
+    }
+
+    fn listen(&self) {
+        let listener = UnixListener::bind(&self.path).expect("a socket");
+        let streams = self.streams.clone();
+        // It ends with the test's process.
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let daemon = UnixStream::connect("/var/run/docker.sock").expect("a docker daemon");
+                let both = || [&client, &daemon].map(|stream| stream.try_clone().expect("a descriptor"));
+                streams.lock().expect("no holder panics").extend(both());
+                let [[client_in, daemon_out], [client_out, daemon_in]] = [both(), both()];
+                for (mut from, mut to) in [(client_in, daemon_out), (daemon_in, client_out)] {
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(std::net::Shutdown::Write);
+                    });
+                }
+            }
+        });
+    }
+
+    fn cut(&self) {
+        fs::remove_file(&self.path).expect("it was open");
+        for stream in self.streams.lock().expect("no holder panics").drain(..) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_runs_again_when_the_daemon_is_back() {
+    images().await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let relay = Relay::open(folder.path().join("docker.sock"));
+    let mut waiting = Waiting::start_with(&format!("unix://{}", relay.path.display()));
+    waiting.tries(1);
+    relay.cut();
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(waiting.of("step_interrupted").is_empty(), "nobody knows yet whether the command lives");
+    relay.listen();
+    let back = Instant::now();
+    assert_eq!(waiting.tries(2).len(), 2);
+    println!("run again {:?} after the daemon was back", back.elapsed());
+    assert_eq!((waiting.of("step_interrupted").len(), containers_of(&waiting.run()).await.len()), (1, 1));
+    fs::write(waiting.scratch().join("go"), "").expect("ours");
+    assert_eq!(waiting.exit(), Some(0));
+    assert!(containers_of(&waiting.run()).await.is_empty());
 }

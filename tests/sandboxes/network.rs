@@ -16,10 +16,9 @@ impl OutputSink for Notes {
     }
 }
 
-/// A web server on the host that answers every request with `hello from PATH` and then closes; and its port. Its
-/// address is 127.0.0.2, for which no program leaves the proxy out.
-fn web() -> u16 {
-    let listener = TcpListener::bind("127.0.0.2:0").expect("a port");
+/// A web server on the host that answers every request with `hello from PATH` and then closes; and its port.
+pub fn web_at(address: &str) -> u16 {
+    let listener = TcpListener::bind((address, 0)).expect("a port");
     let port = listener.local_addr().expect("bound").port();
     // It ends with the test's process.
     std::thread::spawn(move || {
@@ -28,6 +27,11 @@ fn web() -> u16 {
         }
     });
     port
+}
+
+/// One whose address is 127.0.0.2, for which no program leaves the proxy out.
+fn web() -> u16 {
+    web_at("127.0.0.2")
 }
 
 fn answer(mut stream: std::net::TcpStream) {
@@ -97,6 +101,13 @@ async fn programs_find_the_proxy_by_themselves() {
     let (finished, notes) = told(&allowing(&place, &["example.org"], &script)).await;
     let text = finished.stderr.text();
     assert!(text.contains("403") && notes.len() == 1, "{notes:?} {text}");
+    // The host's own 127.0.0.1, where a person wrote it down; what else is there stays the command's own.
+    let port = web_at("127.0.0.1");
+    let script = format!("GIT_CURL_VERBOSE=1 git ls-remote http://127.0.0.1:{port}/r; echo $no_proxy");
+    let (finished, notes) = told(&allowing(&place, &[&format!("127.0.0.1:{port}")], &script)).await;
+    let text = finished.stderr.text();
+    assert!(text.contains("200 OK") && notes.is_empty(), "{notes:?} {text}");
+    assert_eq!(finished.stdout.text(), "localhost,::1\n");
     // What a command brings itself wins.
     let mut own = allowing(&place, &["example.org"], "echo $http_proxy $HTTPS_PROXY $no_proxy");
     own.env = vec![("http_proxy".into(), "mine".into())];

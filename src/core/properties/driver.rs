@@ -292,7 +292,7 @@ impl Sim {
                 let until = self.now.plus_ms([0, 5, 250, 5_000][self.tape.pick(4)]);
                 EventBody::StepParked { step, reason: "the provider is down".to_owned(), until, carry: json!(salt) }
             }
-            Move::Interrupt => self.state.interrupted(&self.graph, at),
+            Move::Interrupt => self.state.interrupted(&self.graph, at, None),
             Move::Call => return self.call(at),
         };
         self.record(body);
@@ -417,7 +417,7 @@ impl Sim {
         self.calls.clear();
         self.record(EventBody::Resumed {});
         for at in self.state.running().collect::<Vec<_>>() {
-            let body = self.state.interrupted(&self.graph, at);
+            let body = self.state.interrupted(&self.graph, at, None);
             self.record(body);
         }
     }
@@ -473,7 +473,7 @@ impl Sim {
             StepSkipped { step: step(), reason: reason() },
             StepFailed { step: step(), error },
             StepCancelled { step: step(), reason: reason() },
-            StepInterrupted { step: step() },
+            StepInterrupted { step: step(), reason: None },
             StepParked { step: step(), reason: reason(), until: self.now, carry: Value::Null },
             Approved { step: step(), plan_hash: plan.hash, revision, who: who(), note: None },
             Approved { step: step(), plan_hash: "sha256:0".to_owned(), revision, who: who(), note: None },

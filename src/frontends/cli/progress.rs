@@ -121,8 +121,11 @@ impl<'a> Progress<'a> {
             EventBody::StepParked { step: id, reason, until, .. } => {
                 step(id, "waiting", format!("{} (again at {until})", first_line(reason)))
             }
-            EventBody::StepInterrupted { step: id } => {
+            EventBody::StepInterrupted { step: id, reason: None } => {
                 step(id, "stopped", "it goes on when the run is resumed".to_owned())
+            }
+            EventBody::StepInterrupted { step: id, reason: Some(reason) } => {
+                step(id, "lost", format!("{}; it runs again", first_line(reason)))
             }
             EventBody::StepAsked { step: id, question, .. } => step(id, "waiting", asked(question.kind).to_owned()),
             EventBody::Approved { step: id, revision, who, .. } => {

@@ -230,7 +230,10 @@ impl Bot {
 
 /// An error for a person, with everything that it says.
 pub fn refusal(error: &Error, lang: Lang) -> Html {
-    let text = Html::of("⚠️ ").bold(words(lang).refused).nl().text(&clip(&clean(&error.message), 3000));
+    let text = Html::of("⚠️ ")
+        .bold(words(lang).refused)
+        .nl()
+        .text(&clip(&clean(lang.refusal(&error.code, &error.message)), 3000));
     match &error.hint {
         Some(hint) => text.nl().text("→ ").text(&clip(&clean(hint), 600)),
         None => text,

@@ -8,7 +8,7 @@ use std::fmt;
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -26,8 +26,9 @@ use bytes::BytesMut;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use tempfile::TempDir;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::super::protected::Cover;
 use super::super::proxy::Proxy;
 use super::super::{Limits, SandboxError, WORKSPACE, job, text};
 use super::daemon::{explain, said, status};
@@ -41,6 +42,9 @@ pub(super) const HOME: &str = "/home/run";
 const START_WITHIN: Duration = Duration::from_secs(60);
 /// Killing and removing, likewise.
 const REMOVE_WITHIN: Duration = Duration::from_secs(30);
+/// How long a daemon that does not answer may be restarting, and how often it is asked.
+const BACK_WITHIN: Duration = Duration::from_secs(30);
+const ASK_EVERY: Duration = Duration::from_millis(100);
 /// Of what the first process complains about, as much is kept.
 const LONGEST_COMPLAINT: usize = 2000;
 /// Processes and threads that are ours, beside the commands'.
@@ -56,6 +60,8 @@ pub(super) struct Plan {
     pub labels: HashMap<String, String>,
     /// Bound at [`WORKSPACE`].
     pub workspace: PathBuf,
+    /// Paths of it that get mounts of their own.
+    pub covers: Vec<Cover>,
     /// Who everything in it runs as: whoever owns the workspace, so that its files stay theirs.
     pub owner: (u32, u32),
     /// The daemon's word: `none`, `bridge`, or the name of a network with services.
@@ -88,6 +94,13 @@ impl Plan {
             })
         };
         let mut mounts = vec![bind(&self.workspace, WORKSPACE, false)?];
+        for cover in &self.covers {
+            mounts.push(bind(
+                &self.workspace.join(&cover.path),
+                &text(&Path::new(WORKSPACE).join(&cover.path))?,
+                cover.read_only,
+            )?);
+        }
         for (target, source) in &payload.files {
             mounts.push(bind(source, target, true)?);
         }
@@ -305,6 +318,23 @@ impl Container {
         self.removed = true;
         remove(&self.docker, &self.id).await
     }
+
+    /// The same for one that is lost, perhaps with its daemon: a restart takes it seconds, and it is asked until it answers.
+    ///
+    /// # Errors
+    /// It may still live.
+    pub async fn outlast(mut self) -> Result<(), SandboxError> {
+        let until = Instant::now() + BACK_WITHIN;
+        loop {
+            match remove(&self.docker, &self.id).await {
+                Err(_) if Instant::now() < until => tokio::time::sleep(ASK_EVERY).await,
+                removed => {
+                    self.removed = true;
+                    return removed;
+                }
+            }
+        }
+    }
 }
 
 impl Drop for Container {
@@ -343,7 +373,7 @@ fn remove_later(docker: &Docker, id: &str) {
 
 /// Kills and removes a container. One that is gone, or going, is no error.
 pub(super) async fn remove(docker: &Docker, id: &str) -> Result<(), SandboxError> {
-    let left = |why: String| SandboxError::Container { what: format!("could not be removed: {why}") };
+    let left = |why: String| SandboxError::Container { what: format!("could not be removed: {why}"), gone: false };
     let work = async {
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         match docker.remove_container(id, Some(options)).await {

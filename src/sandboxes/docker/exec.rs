@@ -2,7 +2,7 @@
 //!
 //! Knows nothing of images, networks and how containers are made.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::statvfs;
@@ -31,6 +31,7 @@ pub(super) async fn run(
     mut lane: Lane,
     order: wire::Command,
     command: &Command,
+    unprotected: Vec<PathBuf>,
     output: &dyn OutputSink,
     cancel: &CancellationToken,
     start: Instant,
@@ -88,20 +89,19 @@ pub(super) async fn run(
         (End::NotStarted(message), _) => return Err(SandboxError::Setup { message }),
         (End::NotSetUp, _) => return Err(SandboxError::Setup { message: err.captured.text() }),
     };
-    Ok(finished(exit, out.captured, err.captured, start.elapsed(), limits_hit, command))
+    Ok(finished(exit, out.captured, err.captured, start.elapsed(), limits_hit, unprotected))
 }
 
-/// The end of a command as the caller sees it. Nothing can be protected by mounts in a container that outlives the
-/// command, so all of its read-only paths are given back.
+/// The end of a command as the caller sees it.
 pub(super) fn finished(
     exit: Exit,
     stdout: Captured,
     stderr: Captured,
     duration: Duration,
     limits_hit: Vec<LimitHit>,
-    command: &Command,
+    unprotected: Vec<PathBuf>,
 ) -> Finished {
-    Finished { exit, stdout, stderr, duration, limits_hit, unprotected: command.read_only.clone() }
+    Finished { exit, stdout, stderr, duration, limits_hit, unprotected }
 }
 
 fn is_full(workspace: &Path, least_free: u64) -> bool {
@@ -112,10 +112,11 @@ fn is_full(workspace: &Path, least_free: u64) -> bool {
 async fn lost(lane: Lane, what: &str) -> SandboxError {
     let container = lane.give_up();
     let said = container.complaint();
-    if let Err(error) = container.remove().await {
+    if let Err(error) = container.outlast().await {
         return error;
     }
     SandboxError::Container {
         what: format!("{what}: it was killed from outside, or the docker daemon stopped ({said})"),
+        gone: true,
     }
 }

@@ -5,14 +5,14 @@
 //! engine is gone, this process exits, and the kernel kills everybody in the container with it. As the first process
 //! of a PID namespace it is the parent of every orphan, and `kill(-1)` reaches everybody but itself in one call that no
 //! fork slips through. It is the same user as the commands, so it is not dumpable: they can neither trace it nor open
-//! its descriptors. Unknown here: images, the engine's socket, and why a command runs.
+//! its descriptors; and they get fewer system calls than it. Unknown here: images, the engine's socket, and why a command runs.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{ChildStderr, ChildStdout, ExitCode, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -24,7 +24,7 @@ use rustix::process::{
 use rustix::stdio::{dup2_stdin, dup2_stdout};
 
 use super::super::job::{self, End, Report};
-use super::super::{Exit, LimitHit, Stream, WORKSPACE, forward, tree};
+use super::super::{Exit, LimitHit, Stream, WORKSPACE, forward, seccomp, tree};
 use super::payload::{PROGRAM, PROXY_FOLDER, PROXY_SOCKET};
 use super::wire::{self, Command, Order};
 
@@ -144,7 +144,8 @@ impl Init {
             return Err(format!("`{}` is not a folder of the workspace", command.dir));
         }
         self.score(Some(OOM_SCORE));
-        let child = std::process::Command::new("/bin/sh")
+        let mut shell = std::process::Command::new("/bin/sh");
+        shell
             .arg("-c")
             .arg(&command.script)
             .env_clear()
@@ -153,13 +154,10 @@ impl Init {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn();
+            .process_group(0);
+        let child = restricted(&mut shell);
         self.score(None);
-        let mut child = child.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => "the image has no /bin/sh".to_owned(),
-            _ => format!("/bin/sh cannot be started: {error}"),
-        })?;
+        let mut child = child?;
         let main = Pid::from_child(&child);
         Ok(Running {
             main,
@@ -221,6 +219,23 @@ impl Init {
         }
         Ok(())
     }
+}
+
+/// Starts it without the system calls that no command gets. From a thread that ends with this: the restriction is the
+/// thread's and that of what it starts, and this process keeps its own calls.
+fn restricted(shell: &mut std::process::Command) -> Result<Child, String> {
+    let start = || {
+        seccomp::restrict().map_err(|error| format!("its system calls could not be restricted: {error}"))?;
+        shell.spawn().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => "the image has no /bin/sh".to_owned(),
+            _ => format!("/bin/sh cannot be started: {error}"),
+        })
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, start);
+        let thread = thread.map_err(|error| format!("no thread can be started: {error}"))?;
+        thread.join().map_err(|_| "the thread that starts it failed".to_owned())?
+    })
 }
 
 /// Passes on one piece of a stream; takes the stream at its end.

@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::super::Limits;
+use super::super::protected::Cover;
 use super::super::proxy::Proxy;
 use super::container::Container;
 use super::wire::{Order, Told};
@@ -37,6 +38,8 @@ pub(super) struct Key {
     pub proxied: bool,
     /// What services it was made for; empty where there are none.
     pub scope: String,
+    /// What cannot be changed in the workspace.
+    pub covers: Vec<Cover>,
     pub limits: Limits,
 }
 

@@ -74,7 +74,7 @@ impl Sheets {
 #[derive(Serialize)]
 pub struct Frame {
     w: &'static Words,
-    lang: &'static str,
+    lang: Lang,
     other_lang: &'static str,
     version: String,
     path: String,
@@ -100,7 +100,7 @@ impl Frame {
         let may = |role| visitor.is_some_and(|visitor| visitor.person.may(role));
         Self {
             w: lang.words(),
-            lang: lang.tag(),
+            lang,
             other_lang: if lang == Lang::En { "es" } else { "en" },
             version: site.pages.version.clone(),
             path: uri.path().to_owned(),
@@ -123,7 +123,7 @@ pub fn page(site: &Site, frame: &Frame, status: StatusCode, name: &str, own: &im
     let text = site.pages.pages.render(name, &values).map_err(|error| broken(&format!("{name}: {error}")))?;
     let mut response = (status, Html(text)).into_response();
     // A language that was asked for by the address stays.
-    let lang = format!("{LANG_COOKIE}={}; Path=/; Max-Age=31536000; SameSite=Strict", frame.lang);
+    let lang = format!("{LANG_COOKIE}={}; Path=/; Max-Age=31536000; SameSite=Strict", frame.lang.tag());
     if let Ok(value) = HeaderValue::from_str(&lang) {
         response.headers_mut().append(header::SET_COOKIE, value);
     }
@@ -132,7 +132,8 @@ pub fn page(site: &Site, frame: &Frame, status: StatusCode, name: &str, own: &im
 
 /// A page that says what went wrong.
 pub fn problem_page(site: &Site, frame: &Frame, problem: &Problem) -> Response {
-    let values = serde_json::json!({"problem": problem});
+    let mut values = serde_json::json!({"problem": problem});
+    values["problem"]["detail"] = frame.lang.refusal(&problem.code, &problem.detail).into();
     page(site, frame, problem.status(), "problem.html", &values).unwrap_or_else(|response| response)
 }
 

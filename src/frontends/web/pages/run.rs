@@ -319,7 +319,7 @@ pub async fn signal(
         Err(problem) if problem.status < 500 => {
             // What is true now stands on the page; what was written is not lost: the browser has it.
             let mut values = values(&site, &frame, run, true).await.map_err(failed)?;
-            values.notice = problem.detail.clone();
+            values.notice = frame.lang.refusal(&problem.code, &problem.detail).to_owned();
             values.notice_kind = "bad";
             page(&site, &frame, problem.status(), "run.html", &values)
         }
