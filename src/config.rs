@@ -21,9 +21,9 @@ use crate::journal::Durability;
 use crate::providers::models::ModelEntry;
 use crate::yaml::{self, Diagnostic, Document};
 
-pub use chat::{Chat, Language, Telegram, Verbosity};
+pub use chat::{Chat, Language, Telegram, Topics, Verbosity};
 pub use git::{Author, Credential, Git, LinkTemplate};
-pub use notify::{Notify, Webhook};
+pub use notify::{Notify, QuietHours, Reminders, Security, Smtp, Webhook};
 pub use sandbox::{Sandbox, SandboxLimits, SandboxType};
 pub use web::{Hook, OWNER, User, UserRole, Web, host_of_url};
 
@@ -340,12 +340,16 @@ impl Config {
         None
     }
 
-    /// The names of the engine's own credentials: keys of providers, what git pushes with, and others.
+    /// The names of the engine's own credentials: keys of providers, what git pushes with, what channels sign and send with,
+    /// and others.
     pub fn own_credentials(&self) -> impl Iterator<Item = &str> {
         let keys = crate::providers::PROVIDERS.iter().flat_map(|provider| provider.access().key_vars);
         let git =
             self.git.credentials.values().flat_map(|of_host| [of_host.token.as_deref(), of_host.proxy.as_deref()]);
-        keys.copied().chain(OWN_CREDENTIALS.iter().copied()).chain(git.flatten())
+        let told = self.notify.webhook.iter().map(|webhook| webhook.secret.as_str());
+        let told = told.chain(self.notify.smtp.iter().filter_map(|smtp| smtp.password.as_deref()));
+        let hooks = self.web.hooks.values().map(|hook| hook.secret.as_str());
+        keys.copied().chain(OWN_CREDENTIALS.iter().copied()).chain(git.flatten()).chain(told).chain(hooks)
     }
 
     /// What a repository's `network` grants; it was checked when devo.yaml was read.

@@ -3,7 +3,7 @@
 use secrecy::SecretString;
 
 use super::App;
-use crate::config::Telegram;
+use crate::config::{Config, Telegram};
 use crate::error::Error;
 use crate::pipeline::{self, InputKind};
 use crate::providers::endpoint::Endpoint;
@@ -50,42 +50,12 @@ pub enum Posted {
 }
 
 impl App {
-    /// What the configured Telegram bot works with; `None` without one.
+    /// What the configured Telegram bot works with; `None` without one. The token is looked for anew each time.
     ///
     /// # Errors
     /// There is no token, or an address or a file of a token that cannot be used.
     pub fn telegram(&self) -> Result<Option<BotAccess>, Error> {
-        let (config, masker) = (self.config(), self.masker());
-        let Some(settings) = config.chat.telegram.clone() else { return Ok(None) };
-        let environment = |name: &str| std::env::var(name).ok();
-        let unreadable = |error: crate::secrets::source::Unreadable| {
-            Error::refused("telegram", error.to_string()).hint(error.hint())
-        };
-        let refused = |error: crate::providers::endpoint::EndpointError| {
-            Error::refused("telegram", error.to_string()).hint(error.hint())
-        };
-        let token = secret(&[TOKEN], &environment).map_err(unreadable)?.ok_or_else(|| {
-            Error::refused("no_key", format!("devo.yaml configures a Telegram bot, and {TOKEN} is not set"))
-                .hint(format!("put the token from @BotFather into {TOKEN}, into a file that {TOKEN}_FILE names, or into systemd's credential {TOKEN}; or take `chat.telegram` out"))
-        })?;
-        let token_text = secrecy::ExposeSecret::expose_secret(&token);
-        let (bot, rest) = token_text.split_once(':').unwrap_or_default();
-        let word = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
-        if bot.is_empty() || !bot.bytes().all(|byte| byte.is_ascii_digit()) || rest.is_empty() || !word(rest) {
-            return Err(Error::refused("telegram", format!("what {TOKEN} holds is not a bot's token"))
-                .hint("a token looks like 123456:letters-and-digits, alone on one line"));
-        }
-        let address = environment(ADDRESS).filter(|value| !value.trim().is_empty());
-        let endpoint = Endpoint::new(ADDRESS, address.as_deref().unwrap_or(TELEGRAM), None).map_err(refused)?;
-        masker.add(&token);
-        Ok(Some(BotAccess {
-            settings,
-            address: endpoint.base_url().to_owned(),
-            plain: endpoint.is_plain(),
-            loopback: endpoint.is_loopback(),
-            token,
-            masker,
-        }))
+        access(&self.config(), &self.masker())
     }
 
     /// Says what a posted document is: whatever has `steps` is a pipeline, everything else should be a task.
@@ -102,6 +72,39 @@ impl App {
         let required = required.map(|(name, input)| (name.clone(), input.kind)).collect();
         Ok(Posted::Pipeline { name: pipeline.name, required, inline: document.root.to_json() })
     }
+}
+
+/// What the bot of a configuration works with.
+pub(super) fn access(config: &Config, masker: &Masker) -> Result<Option<BotAccess>, Error> {
+    let Some(settings) = config.chat.telegram.clone() else { return Ok(None) };
+    let environment = |name: &str| std::env::var(name).ok();
+    let unreadable =
+        |error: crate::secrets::source::Unreadable| Error::refused("telegram", error.to_string()).hint(error.hint());
+    let refused = |error: crate::providers::endpoint::EndpointError| {
+        Error::refused("telegram", error.to_string()).hint(error.hint())
+    };
+    let token = secret(&[TOKEN], &environment).map_err(unreadable)?.ok_or_else(|| {
+        Error::refused("no_key", format!("devo.yaml configures a Telegram bot, and {TOKEN} is not set"))
+            .hint(format!("put the token from @BotFather into {TOKEN}, into a file that {TOKEN}_FILE names, or into systemd's credential {TOKEN}; or take `chat.telegram` out"))
+    })?;
+    let token_text = secrecy::ExposeSecret::expose_secret(&token);
+    let (bot, rest) = token_text.split_once(':').unwrap_or_default();
+    let word = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    if bot.is_empty() || !bot.bytes().all(|byte| byte.is_ascii_digit()) || rest.is_empty() || !word(rest) {
+        return Err(Error::refused("telegram", format!("what {TOKEN} holds is not a bot's token"))
+            .hint("a token looks like 123456:letters-and-digits, alone on one line"));
+    }
+    let address = environment(ADDRESS).filter(|value| !value.trim().is_empty());
+    let endpoint = Endpoint::new(ADDRESS, address.as_deref().unwrap_or(TELEGRAM), None).map_err(refused)?;
+    masker.add(&token);
+    Ok(Some(BotAccess {
+        settings,
+        address: endpoint.base_url().to_owned(),
+        plain: endpoint.is_plain(),
+        loopback: endpoint.is_loopback(),
+        token,
+        masker: masker.clone(),
+    }))
 }
 
 /// Mistakes as short lines: a chat is too narrow for the lines of the file.

@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Settings;
 use super::outfit::{Cassettes, Shop};
-use crate::config::Config;
+use super::{BotAccess, Settings};
+use crate::config::{self, Config};
 use crate::core::failure::Failure;
 use crate::engine::Clock;
 use crate::journal::{Durability, MemoryJournal, SqliteJournal};
 use crate::sandboxes::docker;
 use crate::secrets::Masker;
+use crate::secrets::source::secret;
 use crate::steps::repo::Repo;
 
 /// The oldest git that has everything that is used.
@@ -70,7 +71,7 @@ impl Check {
 }
 
 /// Everything there is to look at. A probe of the sandbox takes tens of milliseconds; each configured remote is asked for its
-/// branches, ten seconds at most. Nothing else uses the network.
+/// branches, ten seconds at most, and so is the server of each configured channel. Nothing else uses the network.
 pub async fn checks(settings: &Settings) -> Vec<Check> {
     let mut found = vec![git(), user()];
     match settings.places.find() {
@@ -158,6 +159,7 @@ async fn configured(home: &Path, config: Config) -> Vec<Check> {
             }
         });
     }
+    found.extend(channels(&shop).await);
     let names = shop.config.repos.keys().map(|name| Some(name.as_str()));
     let mut tried = Vec::new();
     for repo in std::iter::once(None).chain(names) {
@@ -175,6 +177,73 @@ async fn configured(home: &Path, config: Config) -> Vec<Check> {
         }
     }
     found
+}
+
+/// The channels that speak to a server elsewhere, asked as `devo serve` would ask.
+async fn channels(shop: &Shop) -> Vec<Check> {
+    let mut found = Vec::new();
+    if let Some(smtp) = &shop.config.notify.smtp {
+        found.push(mail(shop, smtp).await);
+    }
+    match super::bot::access(&shop.config, &shop.masker) {
+        Ok(None) => {}
+        Ok(Some(access)) => found.push(telegram(&access).await),
+        Err(error) => {
+            let check = Check::new("telegram", Level::Warning, error.message);
+            found.push(match error.hint {
+                Some(hint) => check.fix(hint),
+                None => check,
+            });
+        }
+    }
+    found
+}
+
+async fn mail(shop: &Shop, smtp: &config::Smtp) -> Check {
+    let server = format!("{}:{}", smtp.host, smtp.port());
+    let password = match &smtp.password {
+        None => None,
+        Some(name) => match secret(&[name], &super::outfit::environment) {
+            Ok(Some(password)) => Some(password),
+            Ok(None) => {
+                let message = format!("the mail server's password `{name}` has no value");
+                return Check::new("mail", Level::Warning, message).fix(format!(
+                    "set {name}, or {name}_FILE to a file's path, or give devo a systemd credential {name}"
+                ));
+            }
+            Err(error) => return Check::new("mail", Level::Warning, error.to_string()).fix(error.hint()),
+        },
+    };
+    if let Some(password) = &password {
+        shop.masker.add(password);
+    }
+    match crate::frontends::mail::probe(smtp, password).await {
+        Ok(()) => Check::new("mail", Level::Ok, format!("{server} takes mail from us")),
+        Err(why) => Check::new("mail", Level::Warning, format!("{server} cannot be used: {why}"))
+            .fix("look at `notify.smtp` in devo.yaml and at the password's variable"),
+    }
+}
+
+/// That the token is accepted, and that nothing else takes the updates away.
+async fn telegram(access: &BotAccess) -> Check {
+    use crate::frontends::telegram::Probed;
+    match crate::frontends::telegram::probe(access).await {
+        Probed::Ready(name) if access.settings.allow.is_empty() => {
+            Check::new("telegram", Level::Warning, format!("@{name} answers, and nobody may talk to it"))
+                .fix("add your numeric id to `chat.telegram.allow` in devo.yaml; @userinfobot tells it")
+        }
+        Probed::Ready(name) => Check::new("telegram", Level::Ok, format!("@{name} answers")),
+        Probed::Webhook(name) => {
+            let message = format!("@{name} sends its updates to a webhook of another program");
+            Check::new("telegram", Level::Warning, message)
+                .fix("stop that program; `devo serve` takes the webhook away when it starts")
+        }
+        Probed::Refused(why) => Check::new("telegram", Level::Warning, format!("the token is not accepted: {why}"))
+            .fix("put the token that @BotFather shows into TELEGRAM_BOT_TOKEN"),
+        Probed::Unknown(why) => {
+            Check::new("telegram", Level::Warning, why).fix("look at the network, or at TELEGRAM_API_URL")
+        }
+    }
 }
 
 /// Asks the remote, as a run would: a wrong token or an unknown host key shows in no other way.

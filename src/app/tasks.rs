@@ -13,6 +13,7 @@ use crate::core::event::{RunLimits, RunSpec};
 use crate::core::graph::Graph;
 use crate::core::id::RunId;
 use crate::core::plan::{Estimate, Plan, PlanRecord};
+use crate::core::rings::{NOTIFY, Target};
 use crate::error::Error;
 use crate::pipeline::{self, InputKind, Pipeline, PipelineRef, Task, coerce, fill_inputs, read_task};
 use crate::steps::test;
@@ -36,7 +37,7 @@ impl App {
         let repo = named("repo", task.repo);
         let text = named("task", task.task).unwrap_or_default();
         self.check_repo(&pipeline, repo.as_deref())?;
-        self.check_targets(&task.notify)?;
+        self.check_targets(&pipeline, &task.notify)?;
         self.shop().check_grants(&pipeline, author, repo.as_deref())?;
         let spec = RunSpec {
             task_id: request.id.unwrap_or_else(|| RunId(uuid::Uuid::now_v7())),
@@ -66,22 +67,21 @@ impl App {
         Ok(spec)
     }
 
-    /// Whoever a task wants told can be told.
-    fn check_targets(&self, targets: &[String]) -> Result<(), Error> {
-        let webhook = self.config().notify.webhook.is_some();
-        for target in targets {
-            let known = target.strip_prefix("telegram:").is_some_and(|chat| chat.parse::<i64>().is_ok());
-            if known || (target == "webhook" && webhook) {
-                continue;
+    /// Whoever a task wants told, and whoever a step of its pipeline tells, can be told.
+    fn check_targets(&self, pipeline: &Pipeline, targets: &[String]) -> Result<(), Error> {
+        let config = self.config();
+        let steps = pipeline.steps.iter().filter(|step| step.kind == NOTIFY);
+        let steps = steps.flat_map(|step| step.spec["to"].as_array().into_iter().flatten());
+        for text in targets.iter().map(String::as_str).chain(steps.filter_map(Value::as_str)) {
+            match config.target(text) {
+                Ok(Target::Telegram(_)) if config.chat.telegram.is_none() => {
+                    tracing::warn!(
+                        "`notify` names {text}, and devo.yaml configures no Telegram bot: nobody is told there"
+                    );
+                }
+                Ok(_) => {}
+                Err((why, hint)) => return Err(Error::refused("unknown_target", why).hint(hint)),
             }
-            let hint = match target.split(':').next().unwrap_or_default() {
-                "webhook" => "name it `webhook`, and set `notify: {webhook: {url: …, secret: …}}` in devo.yaml",
-                "email" | "mail" | "smtp" | "desktop" => "e-mail and desktop are not available in this version",
-                _ => "use `telegram:CHAT` with the chat's number, or `webhook`",
-            };
-            return Err(
-                Error::refused("unknown_target", format!("`notify` cannot tell `{}`", super::clip(target))).hint(hint)
-            );
         }
         Ok(())
     }

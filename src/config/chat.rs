@@ -1,9 +1,11 @@
 //! The chat channels of `devo.yaml`: who may talk to them, and how they speak. Tokens are not here.
 
-use schemars::JsonSchema;
-use serde::Deserialize;
+use std::collections::BTreeMap;
 
-use super::Config;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Config, OWNER};
 
 /// Chat channels; `devo serve` opens them.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -29,6 +31,10 @@ pub struct Telegram {
     /// Numeric ids (negative) of the groups in which it listens to them.
     #[serde(default)]
     pub chats: Vec<i64>,
+    /// As which user of the pages somebody may sign in by a link from the bot (`/login`): numeric ids, and names of `users` or
+    /// `owner`. Whoever is not here gets none.
+    #[serde(default)]
+    pub users: BTreeMap<i64, String>,
     /// What it speaks, unless a chat chose with /lang; otherwise the language of the person's Telegram.
     #[serde(default)]
     #[schemars(with = "Language")]
@@ -36,6 +42,9 @@ pub struct Telegram {
     /// How much it tells, unless a chat chose with /verbose.
     #[serde(default)]
     pub verbosity: Verbosity,
+    /// Where a run is talked about in chats with topics.
+    #[serde(default)]
+    pub topics: Topics,
     /// The repository of a task that names none.
     #[serde(default)]
     pub repo: Option<String>,
@@ -52,7 +61,7 @@ pub enum Language {
 }
 
 /// How much a chat is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Verbosity {
     /// Only what rings: plans, questions, failures, results.
@@ -60,6 +69,19 @@ pub enum Verbosity {
     /// A message per run that follows its steps, too.
     #[default]
     Steps,
+    /// The same with what the steps do at the moment; in groups as `steps`.
+    Tools,
+}
+
+/// Where a run is talked about in chats with topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Topics {
+    /// Where its task was asked for.
+    #[default]
+    AsAsked,
+    /// In a topic of its own, unless its task was asked for in one; the bot must be allowed to make topics.
+    PerTask,
 }
 
 impl Telegram {
@@ -86,6 +108,16 @@ impl Telegram {
         for (n, id) in self.chats.iter().enumerate().filter(|(_, id)| **id >= 0) {
             let message = format!("{id} is not the id of a group");
             wrong.push((at("chats", n), "wrong_value", message, "groups have negative ids; users belong into `allow`"));
+        }
+        for (id, user) in &self.users {
+            let place = format!("/chat/telegram/users/{id}");
+            if !self.allow.contains(id) {
+                let message = format!("{id} may sign in and may not talk to the bot");
+                wrong.push((place, "not_allowed", message, "add the id to `allow`, or take it out here"));
+            } else if user != OWNER && !config.users.contains_key(user) {
+                let message = format!("there is no user `{user}`");
+                wrong.push((place, "unknown_user", message, "use a key of `users`, or `owner`"));
+            }
         }
         if let Some(repo) = self.repo.as_ref().filter(|repo| !config.repos.contains_key(*repo)) {
             let message = format!("there is no repository `{repo}`");
@@ -130,6 +162,9 @@ mod tests {
         assert_eq!(wrong.len(), 4, "{wrong:?}");
         assert!(wrong[0].starts_with("3:25 wrong_value -5"), "{wrong:?}");
         assert!(wrong[1].contains("not_allowed 9") && wrong[2].contains("7 is not"), "{wrong:?}");
+        let wrong = read("{allow: [1], users: {1: nobody, 2: owner}}").unwrap_err();
+        assert!(wrong[0].contains("unknown_user") && wrong[1].contains("not_allowed 2"), "{wrong:?}");
+        assert_eq!(read("{allow: [1], users: {1: owner}}").unwrap().users[&1], "owner");
         assert!(read("{alow: [1]}").unwrap_err()[0].contains("no key `alow`"));
         assert!(read("{allow: [\"@ana\"]}").is_err());
         assert!(read("{allow: 5}").is_err());

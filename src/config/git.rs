@@ -105,7 +105,7 @@ fn names_a_host(text: &str) -> bool {
 }
 
 /// Capitals, digits and `_`, as environment variables are named; tokens look otherwise.
-fn names_a_secret(text: &str) -> bool {
+pub(super) fn names_a_secret(text: &str) -> bool {
     text.len() <= 64
         && text.starts_with(|first: char| first.is_ascii_uppercase() || first == '_')
         && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')

@@ -7,7 +7,10 @@ pub mod drawing;
 pub mod envelope;
 pub mod inbox;
 pub mod lines;
-mod telegram;
+pub mod mail;
+pub mod plain;
+mod ringer;
+pub mod telegram;
 pub mod web;
 pub mod webhook;
 pub mod words;
@@ -42,4 +45,4 @@ pub trait Channel: Send + Sync {
 pub type OpenChannel = fn(&App) -> Result<Option<Box<dyn Channel>>, Error>;
 
 /// Every channel of the daemon.
-pub const CHANNELS: &[OpenChannel] = &[inbox::open, web::open, webhook::open, telegram::open];
+pub const CHANNELS: &[OpenChannel] = &[inbox::open, web::open, webhook::open, mail::open, telegram::open];

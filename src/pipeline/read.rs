@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 
 use self::values::looks_like_template;
+pub(crate) use self::values::parse_duration;
 use super::{Input, InputKind, Limits, Pipeline, StepDef};
 use crate::core::graph::{Authority, OnFailure, Retry};
 use crate::core::id::StepId;
@@ -38,7 +39,7 @@ const STEP_KEYS: &[&str] = &[
 ];
 /// Keys and types of the language that this version refuses by name, so that nobody believes that they work.
 const LATER_KEYS: &[&str] = &["for_each", "max_parallel", "concurrency"];
-const LATER_TYPES: &[&str] = &["ask", "review", "prompt", "http", "notify", "pipeline"];
+const LATER_TYPES: &[&str] = &["ask", "review", "prompt", "http", "pipeline"];
 /// Variables of a command that the engine sets itself.
 const RESERVED_ENV: &[&str] = &["PATH", "HOME", "LANG", "TZ"];
 

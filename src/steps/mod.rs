@@ -9,6 +9,7 @@ mod commands;
 mod commit;
 pub mod execute_loop;
 pub mod models;
+mod notify;
 pub mod plan;
 mod push;
 pub mod repo;
@@ -41,8 +42,17 @@ use crate::secrets::Masker;
 use crate::templates::Mode;
 
 /// The step types.
-pub static KINDS: &[Kind] =
-    &[plan::KIND, approve::KIND, branch::KIND, execute_loop::KIND, test::KIND, commit::KIND, push::KIND, shell::KIND];
+pub static KINDS: &[Kind] = &[
+    plan::KIND,
+    approve::KIND,
+    branch::KIND,
+    execute_loop::KIND,
+    test::KIND,
+    commit::KIND,
+    push::KIND,
+    shell::KIND,
+    notify::KIND,
+];
 
 /// The step types whose commands may get secrets: those whose commands a person wrote.
 pub const TAKES_SECRETS: &[&str] = &["shell", "test"];

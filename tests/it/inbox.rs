@@ -58,7 +58,7 @@ fn whatever_is_dropped_is_answered_or_left_alone() {
     assert!(reason("huge.yaml").contains("larger than"));
     assert!(reason("latin1.yaml").contains("UTF-8"));
     assert!(!reason("path.yaml").contains("root:"), "no line of a file that was named is shown");
-    assert!(reason("target.yaml").contains("not available"));
+    assert!(reason("target.yaml").contains("write `mailto:ADDRESS`"));
     let mut left = names(&inbox);
     left.retain(|name| !["claimed", "done", "rejected"].contains(&name.as_str()));
     assert_eq!(left, [".hidden.yaml", "backup.yaml~", "folder.yaml", "half.yaml.tmp", "notes.txt"]);

@@ -43,6 +43,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("reqwest", "frontends/telegram/api.rs"),
     // A POST of ours, to the one address of devo.yaml.
     ("reqwest", "frontends/webhook/post.rs"),
+    ("lettre", "frontends/mail/smtp.rs"),
     ("clap", "frontends/cli"),
     ("indicatif", "frontends/cli"),
     ("minijinja", "templates"),

@@ -63,6 +63,10 @@ struct State {
     wrong: Vec<(String, Wrong)>,
     moved: HashMap<i64, i64>,
     down: bool,
+    /// Where updates go instead.
+    webhook: String,
+    /// Chats with topics, and those that were made.
+    topics: HashMap<i64, Vec<(i64, String)>>,
     /// Methods that were called, with their answers' codes.
     calls: Vec<(String, u16, Value)>,
     queries: HashMap<String, bool>,
@@ -186,6 +190,43 @@ impl Telegram {
     /// Whether connections are cut.
     pub fn down(&self, down: bool) {
         self.shared.0.lock().unwrap().down = down;
+    }
+
+    /// A chat has topics from now on.
+    pub fn forum(&self, chat: i64) {
+        self.shared.0.lock().unwrap().topics.entry(chat).or_default();
+    }
+
+    /// Every text that was sent or edited in a chat.
+    pub fn seen(&self, chat: i64) -> Vec<String> {
+        let ours = |body: &Value| number(&body["chat_id"]) == Some(chat);
+        self.calls()
+            .iter()
+            .filter(|(.., body)| ours(body))
+            .filter_map(|(.., body)| Some(body["text"].as_str()?.to_owned()))
+            .collect()
+    }
+
+    /// The topics that were made in a chat.
+    pub fn topics(&self, chat: i64) -> Vec<(i64, String)> {
+        self.shared.0.lock().unwrap().topics.get(&chat).cloned().unwrap_or_default()
+    }
+
+    /// Updates go to this address.
+    pub fn webhook(&self, url: &str) {
+        self.shared.0.lock().unwrap().webhook = url.to_owned();
+    }
+
+    /// Polls once, as another program with the same token would.
+    pub fn rival(&self) {
+        let address = self.url.strip_prefix("http://").unwrap();
+        let mut stream = TcpStream::connect(address).unwrap();
+        let body = br#"{"timeout": 1}"#;
+        let head = format!("POST /bot{}/getUpdates HTTP/1.1\r\ncontent-length: {}\r\n\r\n", self.token, body.len());
+        stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
     }
 
     /// Every message of a chat, in order.
@@ -317,6 +358,7 @@ impl Telegram {
         match method {
             "getMe" => Ok(json!({"id": 4242, "is_bot": true, "first_name": "Devo", "username": "devo_test_bot"})),
             "deleteWebhook" | "setMyCommands" => Ok(json!(true)),
+            "getWebhookInfo" => Ok(json!({"url": self.shared.0.lock().unwrap().webhook, "pending_update_count": 0})),
             "getUpdates" => self.poll(body),
             "getFile" => Ok(json!({"file_path": body["file_id"]})),
             "answerCallbackQuery" => {
@@ -331,6 +373,19 @@ impl Telegram {
                 }
                 state.toasts.push(text);
                 Ok(json!(true))
+            }
+            "createForumTopic" => {
+                let mut state = self.shared.0.lock().unwrap();
+                let (chat, name) = (number(&body["chat_id"]).unwrap_or(0), body["name"].as_str().unwrap_or_default());
+                if !(1..=128).contains(&name.encode_utf16().count()) {
+                    return Err(bad("TOPIC_TITLE_INVALID"));
+                }
+                let thread = 1000 + state.queries.len() as i64 + state.messages.len() as i64;
+                match state.topics.get_mut(&chat) {
+                    Some(topics) => topics.push((thread, name.to_owned())),
+                    None => return Err(bad("the chat is not a forum")),
+                }
+                Ok(json!({"message_thread_id": thread, "name": name}))
             }
             "sendMessage" | "sendDocument" => self.send(body, file),
             "editMessageText" | "editMessageReplyMarkup" => self.edit(method, body),
@@ -389,6 +444,11 @@ impl Telegram {
             let mut answer = refusal(400, "Bad Request: group chat was upgraded to a supergroup chat");
             answer["parameters"] = json!({"migrate_to_chat_id": to});
             return Err((400, answer));
+        }
+        if let (Some(topics), Some(thread)) = (state.topics.get(&chat), number(&body["message_thread_id"]))
+            && !topics.iter().any(|(known, _)| *known == thread)
+        {
+            return Err(bad("message thread not found"));
         }
         Self::limits(&mut state, chat)?;
         if file.as_ref().is_some_and(|(_, bytes)| bytes.len() > 50_000_000) {

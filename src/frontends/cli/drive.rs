@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::ask::{self, Lines, Wish};
+use super::desktop::Desktop;
 use super::follow::Follower;
 use super::hands::Hands;
 use super::progress::Progress;
@@ -39,6 +40,8 @@ pub struct Job<'a> {
     pub watch: bool,
     /// Approve the first plan.
     pub yes: bool,
+    /// Whom to tell that somebody is needed.
+    pub desktop: Desktop,
 }
 
 /// Who a person at this terminal is.
@@ -89,13 +92,13 @@ pub async fn drive(cx: &Cx, job: Job<'_>, stop: CancellationToken) -> Result<Exi
 }
 
 async fn to_the_end(cx: &Cx, job: Job<'_>, stop: &CancellationToken) -> Result<Exit, Error> {
-    let Job { run, hands, journal, run_dir, feed, watch, yes } = job;
+    let Job { run, hands, journal, run_dir, feed, watch, yes, desktop } = job;
     let here = matches!(hands, Hands::Here(_));
     let progress = Progress::new(&cx.err, cx.quiet, cx.verbose);
     let stream = cx.json.then_some(&cx.out);
     // What a daemon did of a new run before this terminal looked is told as well.
     let whole = matches!(&hands, Hands::Daemon(watch) if !watch.old);
-    let mut follower = Follower::start(run, journal.clone(), feed, stream, progress, whole).await?;
+    let mut follower = Follower::start(run, journal.clone(), feed, stream, progress, whole).await?.telling(desktop);
     let clock = Clock::start();
     let mut lines = cx.interactive().then(Lines::stdin);
     let mut yes = yes;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::desktop::Desktop;
 use super::progress::Progress;
 use super::screen::Out;
 use crate::core::event::{Event, EventBody};
@@ -29,6 +30,7 @@ pub struct Follower<'a> {
     stream: Option<&'a Out>,
     /// The question that was told last.
     told: String,
+    desktop: Option<Desktop>,
     /// What people see.
     pub progress: Progress<'a>,
 }
@@ -44,7 +46,7 @@ impl<'a> Follower<'a> {
         progress: Progress<'a>,
         whole: bool,
     ) -> Result<Self, Error> {
-        let mut this = Self { run, journal, feed, now: None, stream, told: String::new(), progress };
+        let mut this = Self { run, journal, feed, now: None, stream, told: String::new(), desktop: None, progress };
         for event in this.journal.events(run, 0).await? {
             this.fold(&event)?;
             if whole || matches!(event.body, EventBody::Accepted(_)) {
@@ -55,6 +57,13 @@ impl<'a> Follower<'a> {
             return Err(EngineError::Unknown(run).into());
         }
         Ok(this)
+    }
+
+    /// Tells the desktop, too, of what happens from now on.
+    #[must_use]
+    pub fn telling(mut self, desktop: Desktop) -> Self {
+        self.desktop = Some(desktop);
+        self
     }
 
     /// Waits for the next thing that happens and tells it. Safe to drop while it waits.
@@ -135,6 +144,9 @@ impl<'a> Follower<'a> {
     fn take(&mut self, event: &Event) -> Result<(), Error> {
         self.fold(event)?;
         self.tell(event);
+        if let (Some(desktop), Some((_, state))) = (&self.desktop, &self.now) {
+            desktop.hear(self.progress.out(), self.run, &state.spec().task, event);
+        }
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args as _;
 
+use super::desktop::Desktop;
 use super::screen::{Ink, clip, pad};
 use super::{Cx, Entry, Group, parsed};
 use crate::app::App;
@@ -47,7 +48,7 @@ fn logs(cx: &Cx, args: &Args) -> Result<Exit, Error> {
     let app = cx.app()?;
     cx.wait(async {
         let run = app.resolve_run(&args.run).await?;
-        let (graph, _) = match crate::engine::load(app.journal.as_ref(), run).await {
+        let (graph, state) = match crate::engine::load(app.journal.as_ref(), run).await {
             Ok(loaded) => loaded,
             Err(crate::engine::EngineError::Unknown(_)) => {
                 return Err(Error::refused(
@@ -66,6 +67,8 @@ fn logs(cx: &Cx, args: &Args) -> Result<Exit, Error> {
                 .hint(format!("its steps are {}", names.join(", "))));
         }
         let width = graph.nodes().map(|node| node.id.as_str().len()).max().unwrap_or(0).min(20);
+        let desktop = Desktop::new(cx, args.follow && app.config().notify.desktop);
+        let (mut seq, name) = (state.seq(), state.spec().task.clone());
         let mut reader = Reader::new(app.run_dir(run).join("logs"), step);
         loop {
             // Asked before the lines are read: what was written before the end is told.
@@ -78,6 +81,12 @@ fn logs(cx: &Cx, args: &Args) -> Result<Exit, Error> {
                 }
                 !cx.out.closed()
             })?;
+            if args.follow {
+                for event in app.journal.events(run, seq).await? {
+                    seq = event.seq;
+                    desktop.hear(&cx.err, run, &name, &event);
+                }
+            }
             if ended || cx.out.closed() {
                 return Ok(Exit::Completed);
             }

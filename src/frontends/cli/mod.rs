@@ -8,6 +8,7 @@ mod approve;
 mod ask;
 mod completions;
 mod demo;
+mod desktop;
 mod diff;
 mod doctor;
 mod drive;

@@ -42,6 +42,11 @@ enum How {
 }
 
 impl<'a> Progress<'a> {
+    /// Where it is shown.
+    pub fn out(&self) -> &'a Out {
+        self.out
+    }
+
     /// `quiet` shows nothing; otherwise the stream decides.
     pub fn new(out: &'a Out, quiet: bool, verbose: u8) -> Self {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::Cx;
+use super::desktop::Desktop;
 use super::drive::{Job, drive, stop_on_signals, who};
 use super::hands::{Hands, Watch};
 use crate::app::{App, TaskSource};
@@ -122,6 +123,7 @@ pub async fn follow(cx: &Cx, app: &App, run: RunId, watch: bool, old: bool) -> R
         feed,
         watch: true,
         yes: false,
+        desktop: Desktop::new(cx, app.config().notify.desktop),
     };
     drive(cx, job, stop).await
 }

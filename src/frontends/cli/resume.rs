@@ -2,6 +2,7 @@
 
 use clap::Args as _;
 
+use super::desktop::Desktop;
 use super::drive::{Job, drive, stop_on_signals, who};
 use super::hands::Hands;
 use super::run::{WatchArgs, start};
@@ -68,6 +69,7 @@ async fn go_on(cx: &Cx, app: &App, owned: Owned, run: RunId, watch: bool) -> Res
         feed: owned.engine.subscribe(),
         watch,
         yes: false,
+        desktop: Desktop::new(cx, app.config().notify.desktop),
     };
     let ended = drive(cx, job, stop).await;
     drop(owned);

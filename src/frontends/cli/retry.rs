@@ -2,6 +2,7 @@
 
 use clap::Args as _;
 
+use super::desktop::Desktop;
 use super::drive::{Job, drive, stop_on_signals, who};
 use super::hands::Hands;
 use super::run::WatchArgs;
@@ -67,6 +68,7 @@ fn retry(cx: &Cx, args: &Args) -> Result<Exit, Error> {
             feed,
             watch: args.watch.stays(),
             yes: false,
+            desktop: Desktop::new(cx, app.config().notify.desktop),
         };
         let ended = drive(cx, job, stop).await;
         drop(owned);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args as _;
 use serde_json::json;
 
+use super::desktop::Desktop;
 use super::drive::{Job, drive, stop_on_signals};
 use super::hands::Hands;
 use super::screen::{Ink, dollars, duration, tokens};
@@ -126,6 +127,7 @@ pub async fn start(cx: &Cx, app: &App, owned: Owned, spec: RunSpec, watch: bool,
         feed,
         watch,
         yes,
+        desktop: Desktop::new(cx, app.config().notify.desktop),
     };
     let ended = drive(cx, job, stop).await;
     drop(owned);

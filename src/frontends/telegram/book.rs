@@ -18,8 +18,8 @@ use crate::error::Error;
 use crate::journal::Journal;
 
 pub use entries::{
-    About, Action, Button, Card, Choice, Draft, File, Key, Record, Row, To, Told, What, begun_key, button_key,
-    card_key, chat_key, draft_key, live_key, moved_key, run_key,
+    About, Action, Button, Card, Choice, Draft, File, Key, Record, Reminder, Row, To, Told, What, begun_key,
+    button_key, card_key, chat_key, draft_key, live_key, moved_key, remind_key, run_key, topic_key,
 };
 
 /// Where getUpdates goes on.
@@ -221,7 +221,7 @@ mod tests {
     fn row(text: &str) -> Row {
         let what = What::Text { text: Html::of(text), body: Html::default(), keys: Vec::new(), ask: false };
         let to = Place { chat: 1, thread: None };
-        Row { to, what, rings: false, tried: false, reply_to: None, about: About::Other }
+        Row { to, what, rings: false, waits: false, tried: false, reply_to: None, about: About::Other }
     }
 
     #[tokio::test]

@@ -208,8 +208,8 @@ pub fn question(doc: &Value, lang: Lang) -> Html {
     text.nl().nl().text(&asked)
 }
 
-/// How a run goes, in one message that is edited.
-pub fn progress(doc: &Value, lang: Lang) -> Html {
+/// How a run goes, in one message that is edited; `said` is what its steps said last.
+pub fn progress(doc: &Value, lang: Lang, said: &[String]) -> Html {
     let texts = words(lang);
     let icon = match (word(doc, "/status"), waits_for(doc)) {
         ("COMPLETED", _) => "✅ ",
@@ -244,14 +244,18 @@ pub fn progress(doc: &Value, lang: Lang) -> Html {
             "cancelled" => "×",
             _ => "·",
         };
-        let mut said = format!("{mark} {}", line(word(step, "/id"), 64));
+        let mut shown = format!("{mark} {}", line(word(step, "/id"), 64));
         if number(step, "/round") > least {
-            said.push_str(&format!(" ×{}", number(step, "/round")));
+            shown.push_str(&format!(" ×{}", number(step, "/round")));
         }
         if number(step, "/duration_ms") >= 1000 && matches!(word(step, "/state"), "succeeded" | "failed") {
-            said.push_str(&format!(" {}", duration(number(step, "/duration_ms"))));
+            shown.push_str(&format!(" {}", duration(number(step, "/duration_ms"))));
         }
-        text = text.nl().text(&said);
+        text = text.nl().text(&shown);
+    }
+    if !said.is_empty() && !is_over(doc) {
+        let said: Vec<String> = said.iter().map(|text| line(text, 120)).collect();
+        text = text.nl().quote(&said.join("\n"));
     }
     text
 }

@@ -141,10 +141,10 @@ fn progress_shows_the_steps_around_the_one_at_work() {
         json!({"id": format!("s{n}"), "type": "shell", "state": state, "round": 1, "duration_ms": 61_000})
     });
     doc["steps"] = steps.collect();
-    let text = progress(&doc, Lang::En);
+    let text = progress(&doc, Lang::En, &[]);
     assert!(text.plain.contains("40/60 · working · 6m 05s · $0.31"), "{}", text.plain);
     assert!(text.plain.contains("✓ s39 1m 01s\n● s40\n· s41") && !text.plain.contains("s3 "), "{}", text.plain);
     doc["steps"] = json!([]);
     doc["plan"] = Value::Null;
-    assert!(progress(&doc, Lang::En).html.starts_with("⚙️ <b>Validar stock &lt;negativo&gt;</b>"));
+    assert!(progress(&doc, Lang::En, &[]).html.starts_with("⚙️ <b>Validar stock &lt;negativo&gt;</b>"));
 }

@@ -17,8 +17,12 @@ pub enum Command {
     Abort(Option<String>),
     /// `/lang [en|es]`
     Lang(Option<String>),
-    /// `/verbose [quiet|steps]`
+    /// `/verbose [quiet|steps|tools]`
     Verbose(Option<String>),
+    /// `/mute [RUN]`, and `/unmute [RUN]`
+    Mute(Option<String>, bool),
+    /// `/login`
+    Login,
     /// `/help`, `/start`
     Help,
     /// A command that there is not.
@@ -26,7 +30,8 @@ pub enum Command {
 }
 
 /// The commands that Telegram offers while a person types, in the order of its menu.
-pub const MENU: &[&str] = &["task", "new", "plan", "status", "abort", "lang", "verbose", "help"];
+pub const MENU: &[&str] =
+    &["task", "new", "plan", "status", "abort", "mute", "unmute", "login", "lang", "verbose", "help"];
 
 /// Reads a command. `None` for text that is none, and for commands that are another bot's (`/task@other_bot`).
 pub fn read(text: &str, bot: &str) -> Option<Command> {
@@ -54,6 +59,9 @@ pub fn read(text: &str, bot: &str) -> Option<Command> {
         "abort" => Command::Abort(one()),
         "lang" => Command::Lang(one()),
         "verbose" => Command::Verbose(one()),
+        "mute" => Command::Mute(one(), true),
+        "unmute" => Command::Mute(one(), false),
+        "login" => Command::Login,
         "help" | "start" => Command::Help,
         // A path or another bot's command, unless this bot is named.
         name if name.is_empty() || (!addressed && name.contains('/')) => return None,
@@ -86,6 +94,9 @@ mod tests {
             ("/status", Command::Status(None)),
             ("/abort 1", Command::Abort(some("1"))),
             ("/lang es", Command::Lang(some("es"))),
+            ("/login", Command::Login),
+            ("/mute", Command::Mute(None, true)),
+            ("/unmute 3f2a", Command::Mute(some("3f2a"), false)),
             ("/start", Command::Help),
             ("/frobnicate now", Command::Unknown("frobnicate".into())),
         ] {

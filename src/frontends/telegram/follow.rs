@@ -10,9 +10,13 @@ use super::book::{Action, Button, Card, Key, To, button_key, card_key, live_key,
 use super::outbox::{Sender, keyboard, say};
 use super::updates::Place;
 use super::{Bot, cards};
-use crate::core::id::RunId;
+use crate::config::Verbosity;
+use crate::core::id::{RunId, StepId};
 use crate::error::Error;
 use crate::frontends::words::Lang;
+
+/// Lines of the steps that a message shows.
+const LINES: usize = 5;
 
 /// A message that follows a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -28,8 +32,8 @@ impl Bot {
     pub(super) async fn edit(&self, sender: &mut Sender, run: RunId, live: Live) -> Result<Option<ApiError>, Error> {
         let doc = self.desk.document(run).await?;
         let (lang, chat) = (self.lang_of(live.at.chat).await?, live.at.chat);
-        let text = cards::progress(&doc, lang);
         let over = cards::is_over(&doc);
+        let text = cards::progress(&doc, lang, &self.said_by(run, chat, over).await?);
         let same = sender.shown.get(&(run, chat)) == Some(&text.html);
         let outcome = if same && !over {
             Ok(Value::Null)
@@ -89,6 +93,29 @@ impl Bot {
             page.commit().await?;
         }
         Ok(None)
+    }
+
+    /// What the steps of a run said last, for a chat that wants to know. In groups nobody does: what a step says names files.
+    async fn said_by(&self, run: RunId, chat: i64, over: bool) -> Result<Vec<String>, Error> {
+        let close = chat > 0 && !over && self.verbosity(&self.book.page().await, chat).await? == Verbosity::Tools;
+        let mut lines = self.lines.lock().expect("no holder of this lock can panic");
+        if over {
+            lines.remove(&run);
+        }
+        // From now on they are kept.
+        Ok(if close { lines.entry(run).or_default().iter().cloned().collect() } else { Vec::new() })
+    }
+
+    /// Keeps what a step says, if somebody wants to know.
+    pub(super) fn heard(&self, run: RunId, step: &StepId, text: &str) {
+        let mut lines = self.lines.lock().expect("no holder of this lock can panic");
+        let Some(kept) = lines.get_mut(&run) else { return };
+        kept.push_back(format!("{step} | {text}"));
+        if kept.len() > LINES {
+            kept.pop_front();
+        }
+        drop(lines);
+        self.touch(run);
     }
 
     async fn live_keys(&self, run: RunId, live: Live, lang: Lang) -> Result<Vec<Key>, Error> {

@@ -47,6 +47,8 @@ impl Said {
     }
 }
 
+/// When somebody spoke is not kept to the minute, in milliseconds: it would be written with every word.
+const SPOKE_MS: u64 = 5 * 60_000;
 /// The first wait after a failure; each later one is twice as long.
 const FIRST: Duration = Duration::from_secs(1);
 /// The longest.
@@ -220,6 +222,10 @@ impl Bot {
         let mut choice = known.clone().unwrap_or_default();
         if person.language.is_some() && (at.is_private() || choice.seen.is_none()) {
             choice.seen = person.language.clone();
+        }
+        let now = self.desk.app.clock.now();
+        if choice.spoke.is_none_or(|spoke| now.since(spoke) > SPOKE_MS) {
+            choice.spoke = Some(now);
         }
         if known.as_ref() != Some(&choice) {
             page.put(chat_key(at.chat), &choice);

@@ -15,25 +15,27 @@ mod listen;
 mod outbox;
 mod pace;
 mod press;
+mod remind;
 mod sheets;
 mod talk;
 mod tell;
 mod updates;
 mod words;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use secrecy::ExposeSecret as _;
 use tokio::sync::Notify;
 
 use self::api::{Api, ApiError};
-use self::book::{Book, Choice, Page, chat_key};
+use self::book::{Book, Choice, Page, Reminder, chat_key};
 use self::updates::Person;
 use crate::app::{App, BotAccess, Desk};
-use crate::config;
+use crate::config::{self, Verbosity};
 use crate::core::event::Who;
 use crate::core::id::RunId;
 use crate::error::Error;
@@ -42,6 +44,12 @@ use crate::frontends::words::Lang;
 
 /// The channel's word in records.
 const NAME: &str = "telegram";
+/// How long a look at the bot may take.
+const PROBE: Duration = Duration::from_secs(10);
+/// Before a refused token is tried again; each later wait is twice as long.
+const REFUSED: Duration = Duration::from_secs(5);
+/// The longest of these waits: a bot whose token was made anew is back within it.
+const REFUSED_MAX: Duration = Duration::from_secs(600);
 
 /// The channel, as configured.
 struct Telegram {
@@ -54,6 +62,37 @@ struct Telegram {
 /// It is configured and has no usable token.
 pub fn open(app: &App) -> Result<Option<Box<dyn Channel>>, Error> {
     Ok(app.telegram()?.map(|access| Box::new(Telegram { access }) as Box<dyn Channel>))
+}
+
+/// How a bot was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probed {
+    /// It answers, under this name.
+    Ready(String),
+    /// It answers, and its updates go to a webhook.
+    Webhook(String),
+    /// Its token is refused.
+    Refused(String),
+    /// Nobody answers.
+    Unknown(String),
+}
+
+/// Looks at a bot without taking an update from whoever listens to it; for `devo doctor`.
+pub async fn probe(access: &BotAccess) -> Probed {
+    let look = async {
+        let api = Api::new(access).map_err(|error| ApiError::Unsent(error.message))?;
+        let me = api.call("getMe", &serde_json::json!({})).await?;
+        let webhook = api.call("getWebhookInfo", &serde_json::json!({})).await?;
+        let set = webhook["url"].as_str().is_some_and(|url| !url.is_empty());
+        Ok::<_, ApiError>((html::line(me["username"].as_str().unwrap_or_default(), 64), set))
+    };
+    match tokio::time::timeout(PROBE, look).await {
+        Ok(Ok((name, false))) => Probed::Ready(name),
+        Ok(Ok((name, true))) => Probed::Webhook(name),
+        Ok(Err(error)) if error.is_final() => Probed::Refused(error.to_string()),
+        Ok(Err(error)) => Probed::Unknown(error.to_string()),
+        Err(_) => Probed::Unknown("Telegram does not answer".to_owned()),
+    }
 }
 
 #[async_trait]
@@ -74,51 +113,68 @@ impl Channel for Telegram {
 
     async fn serve(&self, desk: Arc<Desk>) -> Result<(), Error> {
         let stop = desk.stopping();
-        let api = Api::new(&self.access)?;
-        let bot = self.access.token.expose_secret().split(':').next().unwrap_or_default().to_owned();
-        let book = Book::open(desk.app.journal.clone(), &bot).await?;
-        let bot = Bot {
-            api,
-            book,
-            desk,
-            id: bot,
-            touched: Mutex::default(),
-            looked: Mutex::default(),
-            again: Notify::new(),
-            strangers: AtomicU64::new(0),
-        };
-        let ours = stop.child_token();
-        let listening = async {
-            let ended = bot.listen_all(&ours).await;
-            ours.cancel();
-            ended
-        };
-        let sending = async {
-            let ended = bot.send_all(&ours).await;
-            ours.cancel();
-            ended
-        };
-        let (heard, sent, ()) = tokio::join!(listening, sending, bot.tell_all(&ours));
-        let strangers = bot.strangers.load(Ordering::Relaxed);
-        if strangers > 0 {
-            tracing::info!(channel = NAME, strangers, "updates of people who are not allowed were dropped");
+        let (mut access, mut wait) = (self.access.clone(), REFUSED);
+        loop {
+            let begun = Instant::now();
+            let Some(refused) = listen_and_tell(&access, &desk).await? else { return Ok(()) };
+            if begun.elapsed() > REFUSED_MAX {
+                wait = REFUSED;
+            }
+            tracing::error!(
+                channel = NAME,
+                error = %refused,
+                "the token is not accepted; put the one that @BotFather shows where TELEGRAM_BOT_TOKEN_FILE or systemd's \
+                 credential is, or into TELEGRAM_BOT_TOKEN and start `devo serve` again; trying again in {} s",
+                wait.as_secs()
+            );
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(wait) => {}
+            }
+            wait = (wait * 2).min(REFUSED_MAX);
+            match desk.app.telegram() {
+                Ok(Some(new)) => access = new,
+                Ok(None) => {}
+                Err(error) => tracing::warn!(channel = NAME, error = %error.message, "there is no new token"),
+            }
         }
-        if let Err(refused) = heard.and(sent) {
-            give_up(&refused);
-            // Nothing that this process could do again would help.
-            stop.cancelled().await;
-        }
-        Ok(())
     }
 }
 
-fn give_up(refused: &ApiError) {
-    tracing::error!(
-        channel = NAME,
-        error = %refused,
-        "the token is not accepted, so this channel is closed; put the one that @BotFather shows into TELEGRAM_BOT_TOKEN and \
-         start `devo serve` again"
-    );
+/// Everything that a bot does, until the stop; ends early with the refusal of its token.
+async fn listen_and_tell(access: &BotAccess, desk: &Arc<Desk>) -> Result<Option<ApiError>, Error> {
+    let stop = desk.stopping();
+    let api = Api::new(access)?;
+    let id = access.token.expose_secret().split(':').next().unwrap_or_default().to_owned();
+    let bot = Bot {
+        api,
+        book: Book::open(desk.app.journal.clone(), &id).await?,
+        desk: desk.clone(),
+        id,
+        touched: Mutex::default(),
+        looked: Mutex::default(),
+        again: Notify::new(),
+        reminders: Mutex::default(),
+        lines: Mutex::default(),
+        strangers: AtomicU64::new(0),
+    };
+    let ours = stop.child_token();
+    let listening = async {
+        let ended = bot.listen_all(&ours).await;
+        ours.cancel();
+        ended
+    };
+    let sending = async {
+        let ended = bot.send_all(&ours).await;
+        ours.cancel();
+        ended
+    };
+    let (heard, sent, ()) = tokio::join!(listening, sending, bot.tell_all(&ours));
+    let strangers = bot.strangers.load(Ordering::Relaxed);
+    if strangers > 0 {
+        tracing::info!(channel = NAME, strangers, "updates of people who are not allowed were dropped");
+    }
+    Ok(heard.and(sent).err())
 }
 
 /// What the loops share.
@@ -134,6 +190,10 @@ struct Bot {
     looked: Mutex<HashSet<RunId>>,
     /// Wakes whoever tells.
     again: Notify,
+    /// When people are asked again, by run; the book has the same.
+    reminders: Mutex<BTreeMap<RunId, Reminder>>,
+    /// The last words of the steps of runs that are followed so closely.
+    lines: Mutex<HashMap<RunId, VecDeque<String>>>,
     /// Updates of people who are not allowed: all that is known of them.
     strangers: AtomicU64,
 }
@@ -181,10 +241,25 @@ impl Bot {
         self.lang(&page, chat).await
     }
 
+    /// How much a chat is told.
+    async fn verbosity(&self, page: &Page<'_>, chat: i64) -> Result<Verbosity, Error> {
+        let choice: Choice = page.get(&chat_key(chat)).await?.unwrap_or_default();
+        Ok(choice.verbosity(self.settings().verbosity))
+    }
+
     /// Whether a chat is told only what rings.
     async fn quiet(&self, page: &Page<'_>, chat: i64) -> Result<bool, Error> {
+        Ok(self.verbosity(page, chat).await? == Verbosity::Quiet)
+    }
+
+    /// Whether nothing may ring in a chat now: the hours are quiet, and nobody spoke there a moment ago.
+    async fn asleep(&self, page: &Page<'_>, chat: i64) -> Result<bool, Error> {
+        let (config, now) = (self.desk.app.config(), self.desk.app.clock.now());
+        if config.notify.quiet_hours.as_ref().and_then(|hours| hours.until(now)).is_none() {
+            return Ok(false);
+        }
         let choice: Choice = page.get(&chat_key(chat)).await?.unwrap_or_default();
-        Ok(choice.quiet(self.settings().verbosity))
+        Ok(!choice.awake(now))
     }
 }
 

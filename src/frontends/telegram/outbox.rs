@@ -1,7 +1,8 @@
 //! Sends what the book says is to be sent, and edits what follows runs: one writer per bot, within Telegram's limits. Nothing is
 //! lost to a limit, an outage or a crash; a message whose arrival is unknown after one is sent once more, and says so.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -9,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::ApiError;
 use super::book::{
-    About, Button, Card, Key, Page, Record, Row, To, What, button_key, card_key, live_key, moved_key, run_key,
+    About, Button, Card, File, Key, Page, Record, Row, To, What, button_key, card_key, live_key, moved_key, run_key,
+    topic_key,
 };
 use super::follow::Live;
 use super::html::{Html, clip};
@@ -17,13 +19,17 @@ use super::sheets::note;
 use super::updates::Place;
 use super::words::words;
 use super::{Bot, cards};
+use crate::config::Topics;
 use crate::core::id::RunId;
 use crate::error::Error;
+use crate::frontends::web::access;
 
 /// Looks for something to do at least this often.
 const LOOK: Duration = Duration::from_secs(30);
 /// Before a failing journal is asked again.
 const AGAIN: Duration = Duration::from_secs(2);
+/// The longest name of a topic, in UTF-16 units.
+const TOPIC_MAX: usize = 128;
 /// How often one message is tried in other ways after Telegram refused it.
 const WAYS: u32 = 5;
 
@@ -50,6 +56,8 @@ pub struct Sender {
     pub(super) pace: super::pace::Pace,
     /// What is to be edited.
     pub(super) due: BTreeSet<(RunId, i64)>,
+    /// Chats without topics, as Telegram said.
+    flat: BTreeSet<i64>,
     /// What was shown last.
     pub(super) shown: HashMap<(RunId, i64), String>,
 }
@@ -96,10 +104,20 @@ impl Bot {
             sender.due.extend(lives.iter().map(|live| (run, live.at.chat)));
         }
         let mut waits: Vec<Instant> = Vec::new();
+        let mut asleep: BTreeMap<i64, bool> = BTreeMap::new();
+        for (_, row) in page.rows().filter(|(_, row)| row.rings || row.waits) {
+            if let Entry::Vacant(chat) = asleep.entry(row.to.chat) {
+                chat.insert(self.asleep(&page, row.to.chat).await?);
+            }
+        }
+        let is_asleep = |chat: i64| asleep.get(&chat).copied().unwrap_or(false);
         for edits in [false, true] {
             let mut seen = BTreeSet::new();
             for (number, row) in page.rows() {
                 let is_edit = matches!(row.what, What::Edit { .. } | What::Bare { .. });
+                if (row.rings || row.waits) && is_asleep(row.to.chat) {
+                    continue;
+                }
                 if is_edit != edits || !seen.insert(row.to.chat) {
                     continue;
                 }
@@ -134,10 +152,15 @@ impl Bot {
         }
         let repeated = row.tried;
         {
-            let mut page = self.book.page().await;
+            let page = self.book.page().await;
             if let Some(to) = page.get::<i64>(&moved_key(row.to.chat)).await? {
                 row.to.chat = to;
             }
+            drop(page);
+            if let Some(error) = self.find_topic(sender, &mut row).await? {
+                return if error.is_final() { Ok(Some(error)) } else { Ok(None) };
+            }
+            let mut page = self.book.page().await;
             row.tried = true;
             page.set_row(number, Some(row.clone()));
             page.commit().await?;
@@ -175,12 +198,70 @@ impl Bot {
         }
     }
 
+    /// Leads what is about a run into the topic that was made for it in that chat, or makes one where devo.yaml wants it. The
+    /// answer is why that has to wait.
+    async fn find_topic(&self, sender: &mut Sender, row: &mut Row) -> Result<Option<ApiError>, Error> {
+        let chat = row.to.chat;
+        let of_file = match &row.what {
+            What::File { of: File::Plan { run, .. } | File::Log { run } | File::Diff { run } } => Some(*run),
+            _ => None,
+        };
+        let Some(run) = row.about.run().or(of_file).filter(|_| row.to.thread.is_none()) else { return Ok(None) };
+        if self.settings().topics != Topics::PerTask || sender.flat.contains(&chat) {
+            return Ok(None);
+        }
+        let key = run_key(run);
+        let record: Record = self.book.page().await.get(&key).await?.unwrap_or_default();
+        let known = record.topics.iter().find(|(at, _)| *at == chat).map(|(_, topic)| *topic);
+        // A chat that asks for it elsewhere is not told of the run.
+        if known.is_some() || !record.told.iter().any(|told| told.at.chat == chat) {
+            row.to.thread = known;
+            return Ok(None);
+        }
+        let title = cards::title(&self.desk.document(run).await?);
+        let name = clip(&format!("{title} · {}", run.short()), TOPIC_MAX);
+        let now = Instant::now();
+        let made = match self.api.call("createForumTopic", &json!({"chat_id": chat, "name": name})).await {
+            Ok(made) => made["message_thread_id"].as_i64(),
+            Err(ApiError::Refused { retry_after: Some(seconds), .. }) => {
+                sender.pace.told_to_wait(chat, seconds, now);
+                return Ok(Some(ApiError::Unsent("Telegram wants to be asked less often".to_owned())));
+            }
+            Err(error @ ApiError::Refused { code: 400 | 403, .. }) => {
+                tracing::warn!(channel = "telegram", chat, %error, "no topic can be made here, so runs share the chat");
+                sender.flat.insert(chat);
+                return Ok(None);
+            }
+            Err(error) => {
+                let wait = sender.pace.out(now);
+                tracing::warn!(channel = "telegram", %error, "trying again in {} s", wait.as_secs());
+                return Ok(Some(error));
+            }
+        };
+        if let Some(topic) = made {
+            let mut page = self.book.page().await;
+            let mut record: Record = page.get(&key).await?.unwrap_or_default();
+            record.topics.push((chat, topic));
+            page.put(key, &record);
+            page.put(topic_key(Place { chat, thread: Some(topic) }), &run);
+            page.commit().await?;
+            row.to.thread = Some(topic);
+        }
+        Ok(None)
+    }
+
     /// Whether a row still says what is true.
     async fn still(&self, row: &Row) -> Result<bool, Error> {
         match (&row.about, &row.what) {
-            (About::Plan { run, .. } | About::Question { run, .. }, What::Text { keys, .. }) if has_tokens(keys) => {
+            (About::Plan { run, .. } | About::Question { run, .. }, What::Text { keys, .. })
+                if has_tokens(keys) || row.rings =>
+            {
                 let doc = self.desk.document(*run).await?;
                 Ok(cards::truth(&doc, &row.about, crate::frontends::words::Lang::En).is_none())
+            }
+            // An end that was held back, and taken back meanwhile.
+            (About::Run { run }, What::Text { .. }) if row.rings => {
+                Ok(cards::is_over(&self.desk.document(*run).await?))
             }
             _ => Ok(true),
         }
@@ -248,6 +329,24 @@ impl Bot {
                 body["reply_markup"] = json!({"inline_keyboard": []});
                 Ok(Some(self.api.call("editMessageReplyMarkup", &body).await))
             }
+            What::Login { user } => {
+                let texts = words(self.lang_of(row.to.chat).await?);
+                // Whoever was taken out of devo.yaml meanwhile gets none.
+                if self.settings().users.get(&row.to.chat) != Some(user) {
+                    return Ok(None);
+                }
+                match access::make_link(&self.desk.app, user).await {
+                    Ok(link) => {
+                        let about = crate::frontends::words::fill(texts.login, &[("user", user)]);
+                        say(&mut body, &Html::of(&about).nl().text(&link), plain);
+                        body["protect_content"] = json!(true);
+                    }
+                    Err(error) if error.code == "journal" => return Err(error),
+                    Err(error) => say(&mut body, &Html::of(&clip(&error.message, 1000)), plain),
+                }
+                address(&mut body, row);
+                Ok(Some(self.api.call("sendMessage", &body).await))
+            }
             What::File { of } => {
                 let lang = self.lang_of(row.to.chat).await?;
                 match self.make_file(of, lang).await {
@@ -261,7 +360,7 @@ impl Bot {
                             .collect();
                         Ok(Some(self.api.send_document(&fields, &name, &bytes).await))
                     }
-                    Ok(None) if matches!(of, super::book::File::Plan { .. }) => Ok(None),
+                    Ok(None) if matches!(of, File::Plan { .. }) => Ok(None),
                     Ok(None) => {
                         say(&mut body, &Html::of(words(lang).no_log), false);
                         address(&mut body, row);

@@ -83,6 +83,7 @@ impl Bot {
             }
             Action::Plan { run } => self.show_plan_of(page, said, run).await?,
             Action::Status { run } => self.show_status(page, said, run).await?,
+            Action::Mute { run, mute } => self.mute(page, said, run, mute).await?,
             Action::Approve { .. } | Action::Reject { .. } | Action::Retry { .. } | Action::Abort { .. } => {}
         }
         Ok(String::new())
@@ -177,7 +178,7 @@ impl Bot {
                 let mut keys = vec![page.button(at.chat, words(lang).log, Action::Log { run })?];
                 keys.push(page.button(at.chat, lang.words().abort, Action::AskAbort { run })?);
                 keys.extend(self.open_key(run, lang));
-                page.send(with_keys(at, cards::progress(&doc, lang), vec![keys], About::Run { run }));
+                page.send(with_keys(at, cards::progress(&doc, lang, &[]), vec![keys], About::Run { run }));
                 Ok(())
             }
         }
@@ -186,5 +187,5 @@ impl Bot {
 
 fn without_keys(press: &Press) -> Row {
     let what = What::Bare { message: press.message };
-    Row { to: press.at, what, rings: false, tried: false, reply_to: None, about: About::Other }
+    Row { to: press.at, what, rings: false, waits: false, tried: false, reply_to: None, about: About::Other }
 }

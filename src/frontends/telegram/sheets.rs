@@ -16,25 +16,31 @@ use crate::frontends::words::Lang;
 /// A message without buttons that says something once.
 pub fn note(to: Place, reply_to: Option<i64>, text: Html) -> Row {
     let what = What::Text { text, body: Html::default(), keys: Vec::new(), ask: false };
-    Row { to, what, rings: false, tried: false, reply_to, about: About::Other }
+    Row { to, what, rings: false, waits: false, tried: false, reply_to, about: About::Other }
 }
 
 /// A message with buttons.
 pub fn with_keys(to: Place, text: Html, keys: Vec<Vec<Key>>, about: About) -> Row {
     let keys = keys.into_iter().filter(|row| !row.is_empty()).collect();
     let what = What::Text { text, body: Html::default(), keys, ask: false };
-    Row { to, what, rings: false, tried: false, reply_to: None, about }
+    Row { to, what, rings: false, waits: false, tried: false, reply_to: None, about }
 }
 
 /// A message that opens the keyboard for a reply.
 pub fn ask(to: Place, reply_to: Option<i64>, text: Html, about: About) -> Row {
     let what = What::Text { text, body: Html::default(), keys: Vec::new(), ask: true };
-    Row { to, what, rings: false, tried: false, reply_to, about }
+    Row { to, what, rings: false, waits: false, tried: false, reply_to, about }
 }
 
 /// A file.
 pub fn file(to: Place, of: File) -> Row {
-    Row { to, what: What::File { of }, rings: false, tried: false, reply_to: None, about: About::Other }
+    Row { to, what: What::File { of }, rings: false, waits: false, tried: false, reply_to: None, about: About::Other }
+}
+
+/// A link that signs somebody in.
+pub fn login(to: Place, user: &str) -> Row {
+    let what = What::Login { user: user.to_owned() };
+    Row { to, what, rings: false, waits: false, tried: false, reply_to: None, about: About::Other }
 }
 
 impl Bot {
@@ -86,7 +92,7 @@ impl Bot {
         }
         page.send(row);
         if !whole {
-            page.send(file(at, File::Plan { run, hash }));
+            page.send(Row { waits: rings && open, ..file(at, File::Plan { run, hash }) });
         }
         Ok(())
     }
@@ -147,7 +153,7 @@ impl Bot {
         let Some(run) = run_of(doc) else { return Ok(()) };
         let mut keys = vec![page.button(at.chat, lang.words().abort, Action::AskAbort { run })?];
         keys.extend(self.open_key(run, lang));
-        page.send(with_keys(at, cards::progress(doc, lang), vec![keys], About::Progress { run }));
+        page.send(with_keys(at, cards::progress(doc, lang, &[]), vec![keys], About::Progress { run }));
         Ok(())
     }
 }

@@ -1,16 +1,19 @@
 //! Written messages: commands, replies, and text that is neither. Text alone never decides anything.
 
+use std::collections::HashSet;
+
 use super::book::{
-    About, Action, Card, Choice, Draft, Page, Record, begun_key, card_key, chat_key, draft_key, run_key,
+    About, Action, Card, Choice, Draft, Page, Record, begun_key, card_key, chat_key, draft_key, run_key, topic_key,
 };
 use super::commands::{Command, read};
 use super::drafts::{Fetched, refusal};
 use super::html::{Html, clip, line};
 use super::listen::Said;
-use super::sheets::{note, with_keys};
+use super::sheets::{login, note, with_keys};
 use super::updates::Message;
 use super::words::words;
 use super::{Bot, cards};
+use crate::config::Verbosity;
 use crate::core::id::RunId;
 use crate::core::request::Signal;
 use crate::error::Error;
@@ -58,6 +61,10 @@ impl Bot {
             return self.command(page, said, command, run).await;
         }
         let text = message.text.trim();
+        let about = match about {
+            None if !text.is_empty() && !text.starts_with('/') => self.asked_in_topic(page, said).await?,
+            about => about,
+        };
         match about {
             Some(_) if text.is_empty() => Ok(()),
             Some(About::Plan { run, hash, .. } | About::Feedback { run, hash, .. }) => {
@@ -84,6 +91,22 @@ impl Bot {
             // In a group people talk to each other.
             _ => Ok(()),
         }
+    }
+
+    /// What is asked in the topic of a run: there, text needs no reply to be one. Never a plan that came after the text.
+    async fn asked_in_topic(&self, page: &mut Page<'_>, said: &Said) -> Result<Option<About>, Error> {
+        let Some(run) = page.get::<RunId>(&topic_key(said.at)).await?.filter(|_| said.at.thread.is_some()) else {
+            return Ok(None);
+        };
+        let record: Record = page.get(&run_key(run)).await?.unwrap_or_default();
+        for (chat, number) in record.open.iter().rev().filter(|(chat, _)| *chat == said.at.chat) {
+            if let Some(card) = page.get::<Card>(&card_key(*chat, *number)).await?
+                && card.date <= said.date
+            {
+                return Ok(Some(card.about));
+            }
+        }
+        Ok(None)
     }
 
     /// A reply to a plan is a revision of that plan, and of no other.
@@ -179,21 +202,46 @@ impl Bot {
             }
             Command::Lang(word) => self.choose_lang(page, said, word).await,
             Command::Verbose(word) => {
-                let quiet = match word.as_deref().map(str::to_ascii_lowercase).as_deref() {
-                    Some("quiet") => Some(true),
-                    Some("steps") => Some(false),
+                let verbosity = match word.as_deref().map(str::to_ascii_lowercase).as_deref() {
+                    Some("quiet") => Some(Verbosity::Quiet),
+                    Some("steps") => Some(Verbosity::Steps),
+                    Some("tools") if at.is_private() => Some(Verbosity::Tools),
                     _ => None,
                 };
-                let text = match quiet {
-                    Some(true) => texts.quiet_set,
-                    Some(false) => texts.steps_set,
-                    None => texts.verbose_which,
+                let text = match verbosity {
+                    Some(Verbosity::Quiet) => texts.quiet_set,
+                    Some(Verbosity::Steps) => texts.steps_set,
+                    Some(Verbosity::Tools) => texts.tools_set,
+                    None if at.is_private() => texts.verbose_which,
+                    None => texts.tools_in_group,
                 };
-                if quiet.is_some() {
+                if verbosity.is_some() {
                     let choice: Choice = page.get(&chat_key(at.chat)).await?.unwrap_or_default();
-                    page.put(chat_key(at.chat), &Choice { quiet, ..choice });
+                    page.put(chat_key(at.chat), &Choice { verbosity, ..choice });
                 }
                 page.send(note(at, reply, Html::of(text)));
+                Ok(())
+            }
+            Command::Mute(run, mute) => {
+                match self.which(page, said, run.or(replied), false, |run| Action::Mute { run, mute }).await? {
+                    Some(run) => self.mute(page, said, run, mute).await,
+                    None => Ok(()),
+                }
+            }
+            Command::Login => {
+                let settings = self.settings();
+                let refused = match settings.users.get(&said.person.id) {
+                    _ if !at.is_private() => Some(texts.login_private.to_owned()),
+                    None => Some(fill(texts.login_none, &[("id", &said.person.id.to_string())])),
+                    Some(_) if self.desk.app.config().web.url.is_none() => Some(texts.login_no_pages.to_owned()),
+                    Some(user) => {
+                        page.send(login(at, user));
+                        None
+                    }
+                };
+                if let Some(refused) = refused {
+                    page.send(note(at, reply, Html::of(&refused)));
+                }
                 Ok(())
             }
             Command::Help => {
@@ -269,6 +317,20 @@ impl Bot {
         }
     }
 
+    /// Lets a run ring no more in a chat, or again.
+    pub(super) async fn mute(&self, page: &mut Page<'_>, said: &Said, run: RunId, mute: bool) -> Result<(), Error> {
+        let (at, texts) = (said.at, said.texts());
+        let mut record: Record = page.get(&run_key(run)).await?.unwrap_or_default();
+        record.muted.retain(|chat| *chat != at.chat);
+        if mute {
+            record.muted.push(at.chat);
+        }
+        page.put(run_key(run), &record);
+        let text = if mute { texts.muted } else { texts.unmuted };
+        page.send(note(at, said.reply, Html::of(&fill(text, &[("run", &run.short())]))));
+        Ok(())
+    }
+
     async fn named(&self, name: String) -> Result<RunId, Error> {
         self.desk.app.resolve_run(&name).await
     }
@@ -315,15 +377,20 @@ impl Bot {
     async fn list(&self, page: &mut Page<'_>, said: &Said) -> Result<(), Error> {
         let (at, reply, lang) = (said.at, said.reply, said.lang);
         let rows = self.desk.runs(RUNS).await?;
+        let known: HashSet<RunId> = rows.iter().map(|row| row.id).collect();
+        let queued = self.desk.app.inbox.queued();
+        let queued: Vec<_> = queued.into_iter().filter(|queued| !known.contains(&queued.id)).collect();
         let (mut shown, over): (Vec<&RunRow>, Vec<&RunRow>) = rows.iter().partition(|row| !row.summary.ended);
-        if let [one] = shown.as_slice() {
+        if let [one] = shown.as_slice()
+            && queued.is_empty()
+        {
             return self.show_status(page, said, one.id).await;
         }
         shown.sort_by_key(|row| row.summary.waiting_for.is_none());
         if shown.is_empty() {
             shown = over.into_iter().take(5).collect();
         }
-        if shown.is_empty() {
+        if shown.is_empty() && queued.is_empty() {
             page.send(note(at, reply, Html::of(words(lang).no_runs)));
             return Ok(());
         }
@@ -342,6 +409,13 @@ impl Bot {
         if shown.len() > LISTED {
             text = text.text(&format!("… +{}", shown.len() - LISTED));
         }
+        if !queued.is_empty() {
+            text = text.nl().text(&fill(words(lang).queued_files, &[("n", &queued.len().to_string())])).nl();
+            for queued in queued.iter().take(LISTED) {
+                let doc = self.desk.app.queued_document(queued);
+                text = text.code(&queued.id.short()).text(" · ").text(&line(cards::word(&doc, "/task"), 90)).nl();
+            }
+        }
         let keys = keys.chunks(3).map(<[_]>::to_vec).collect();
         let mut row = with_keys(at, text, keys, About::Other);
         row.reply_to = reply;
@@ -359,6 +433,9 @@ fn help(lang: Lang) -> Html {
         ("/plan", texts.menu_plan),
         ("/status", texts.menu_status),
         ("/abort", texts.menu_abort),
+        ("/mute", texts.menu_mute),
+        ("/unmute", texts.menu_unmute),
+        ("/login", texts.menu_login),
         ("/lang", texts.menu_lang),
         ("/verbose", texts.menu_verbose),
     ] {

@@ -9,16 +9,19 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 use super::book::{
-    CURSOR, Card, Choice, Page, Record, Row, Told, What, button_key, card_key, chat_key, live_key, run_key,
+    About, CURSOR, Card, Choice, Page, Record, Row, Told, What, button_key, card_key, chat_key, live_key, run_key,
 };
 use super::follow::Live;
-use super::sheets::run_of;
+use super::html::Html;
+use super::sheets::{note, run_of};
 use super::updates::Place;
 use super::{Bot, cards};
 use crate::core::event::{Event, EventBody, RunSpec};
 use crate::core::id::RunId;
+use crate::core::rings::{self, Target};
 use crate::engine::Notice;
 use crate::error::Error;
+use crate::steps::Stream;
 
 /// Events that are looked at together.
 const BATCH: usize = 500;
@@ -34,12 +37,15 @@ impl Bot {
                 self.touch(run);
             }
         }
+        self.load_reminders().await;
         while !stop.is_cancelled() {
             match self.tell_more().await {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(error) => {
                     tracing::warn!(channel = "telegram", error = %error.to_text().trim_end(), "cannot read the journal now");
+                    // What was not written is not so.
+                    self.load_reminders().await;
                 }
             }
             let wait = tokio::time::sleep(LOOK);
@@ -51,6 +57,7 @@ impl Bot {
                     () = self.again.notified() => break,
                     notice = notices.recv() => match notice {
                         Ok(Notice::Event { .. }) | Err(RecvError::Lagged(_)) => break,
+                        Ok(Notice::Line { run, step, stream: Stream::Note, text }) => self.heard(run, &step, &text),
                         Ok(_) => {}
                         // The engine goes; the stop comes.
                         Err(RecvError::Closed) => { stop.cancelled().await; break }
@@ -75,6 +82,9 @@ impl Bot {
         let mut touched = BTreeSet::new();
         for (_, run, event) in &events {
             touched.insert(*run);
+            if rings::may_be_message(event) {
+                self.pass_on(&mut page, *run, event).await?;
+            }
             if let EventBody::Accepted(spec) = &event.body {
                 self.find_audience(&mut page, *run, spec).await?;
             }
@@ -82,6 +92,7 @@ impl Bot {
                 runs.insert(*run);
             }
         }
+        runs.extend(self.remind(&mut page).await?);
         let end = events.last().map_or(cursor, |(position, ..)| *position);
         page.put(CURSOR.to_owned(), &end);
         for run in &runs {
@@ -109,21 +120,53 @@ impl Bot {
         if page.get::<Record>(&run_key(run)).await?.is_some() {
             return Ok(());
         }
-        let settings = self.settings();
         let mut record = Record::default();
-        for target in spec.notify.iter().filter_map(|target| target.strip_prefix("telegram:")) {
-            match target.trim().parse::<i64>() {
-                Ok(chat) if settings.allow.contains(&chat) || settings.chats.contains(&chat) => {
-                    record.tell(Place { chat, thread: None }, true);
-                }
-                _ => tracing::warn!(%run, target, "`notify` names a chat that chat.telegram does not allow"),
-            }
+        for at in self.chats_of(run, &spec.notify) {
+            record.tell(at, true);
         }
-        if record.told.is_empty() && !spec.notify.iter().any(|target| target.starts_with("telegram:")) {
+        // A task that names somebody is told to nobody else.
+        if spec.notify.is_empty() {
             self.add_approvers(page, &mut record).await?;
         }
         if !record.told.is_empty() {
             page.put(run_key(run), &record);
+        }
+        Ok(())
+    }
+
+    /// The chats among targets, as far as they are allowed.
+    fn chats_of(&self, run: RunId, targets: &[String]) -> Vec<Place> {
+        let settings = self.settings();
+        let chats = targets.iter().filter_map(|target| match Target::read(target) {
+            Some(Target::Telegram(chat)) => Some(chat),
+            _ => None,
+        });
+        let allowed = chats.filter(|chat| {
+            let allowed = settings.allow.contains(chat) || settings.chats.contains(chat);
+            if !allowed {
+                tracing::warn!(%run, chat, "`notify` names a chat that chat.telegram does not allow");
+            }
+            allowed
+        });
+        allowed.map(|chat| Place { chat, thread: None }).collect()
+    }
+
+    /// Passes on what a `notify` step says, in silence.
+    async fn pass_on(&self, page: &mut Page<'_>, run: RunId, event: &Event) -> Result<(), Error> {
+        let (graph, _) = crate::engine::load(self.desk.app.journal.as_ref(), run).await?;
+        let Some(message) = rings::message(event, &graph) else { return Ok(()) };
+        let record: Record = page.get(&run_key(run)).await?.unwrap_or_default();
+        let told: Vec<Place> = record.told.iter().filter(|told| told.all).map(|told| told.at).collect();
+        let places = if message.to.is_empty() {
+            told
+        } else {
+            // In the topic in which the run is talked about, if there is one.
+            let known = |at: Place| told.iter().find(|told| told.chat == at.chat).copied().unwrap_or(at);
+            self.chats_of(run, &message.to).into_iter().map(known).collect()
+        };
+        for at in places {
+            let text = Html::of("💬 ").code(&run.short()).nl().text(&message.text);
+            page.send(Row { about: About::Run { run }, ..note(at, None, text) });
         }
         Ok(())
     }
@@ -152,8 +195,9 @@ impl Bot {
                 record.plan = Some(shown);
                 for told in record.told.clone() {
                     let lang = self.lang(page, told.at.chat).await?;
-                    self.show_plan(page, told.at, lang, doc, plan, true)?;
+                    self.show_plan(page, told.at, lang, doc, plan, record.is_heard(told.at.chat))?;
                 }
+                self.expect(page, run, !record.told.is_empty());
             }
         } else if kind.is_some() {
             let since = cards::word(doc, "/waiting_for/since").to_owned();
@@ -161,9 +205,12 @@ impl Bot {
                 record.question = Some(since);
                 for told in record.told.clone() {
                     let lang = self.lang(page, told.at.chat).await?;
-                    self.ask_question(page, told.at, lang, doc, true)?;
+                    self.ask_question(page, told.at, lang, doc, record.is_heard(told.at.chat))?;
                 }
+                self.expect(page, run, !record.told.is_empty());
             }
+        } else {
+            self.expect(page, run, false);
         }
         let at = cards::word(doc, "/updated_at").to_owned();
         if over && record.end.as_ref() != Some(&at) {
@@ -172,7 +219,7 @@ impl Bot {
             let rings = cards::word(doc, "/status") != "ABORTED";
             for told in record.told.clone().into_iter().filter(|told| told.all) {
                 let lang = self.lang(page, told.at.chat).await?;
-                self.tell_end(page, told.at, lang, doc, rings)?;
+                self.tell_end(page, told.at, lang, doc, rings && record.is_heard(told.at.chat))?;
             }
         }
         if !over {
@@ -236,8 +283,8 @@ impl Bot {
 fn settle_card(page: &mut Page<'_>, message: i64, card: Card, outcome: &str) {
     card.buttons.iter().for_each(|token| page.drop(button_key(token)));
     let what = What::Edit { message, text: cards::settled(&card.body, outcome) };
-    let about = super::book::About::Other;
-    page.send(Row { to: card.at, what, rings: false, tried: false, reply_to: None, about });
+    let about = About::Other;
+    page.send(Row { to: card.at, what, rings: false, waits: false, tried: false, reply_to: None, about });
     page.put(card_key(card.at.chat, message), &Card { buttons: Vec::new(), ..card });
 }
 

@@ -32,7 +32,10 @@ words! {
     menu_status: "How things stand: [RUN]", "Cómo va todo: [RUN]";
     menu_abort: "Stop a run: [RUN]", "Detener una ejecución: [RUN]";
     menu_lang: "Language: en or es", "Idioma: en o es";
-    menu_verbose: "How much I tell: quiet or steps", "Cuánto cuento: quiet o steps";
+    menu_mute: "Let a task ring no more here: [RUN]", "Que una tarea no suene más aquí: [RUN]";
+    menu_unmute: "Let it ring again: [RUN]", "Que vuelva a sonar: [RUN]";
+    menu_login: "A link that signs you in on the pages, once", "Un enlace para entrar en las páginas, una vez";
+    menu_verbose: "How much I tell: quiet, steps or tools", "Cuánto cuento: quiet, steps o tools";
     menu_help: "What I understand", "Lo que entiendo";
     help_more: "Reply to a plan to say what it should do differently; only its button or /plan approve approves it. Reply to a question to answer it. Send a .yaml file: a task, or a pipeline with `REPO TEXT` as its caption.",
         "Responde a un plan para decir qué debe cambiar; solo su botón o /plan approve lo aprueban. Responde a una pregunta para contestarla. Envía un archivo .yaml: una tarea, o un pipeline con `REPO TEXTO` como descripción.";
@@ -115,11 +118,22 @@ words! {
     no_plan: "Run {run} has no plan yet: {status}", "La ejecución {run} aún no tiene plan: {status}";
 
     // The chat.
+    login: "This link signs you in as {user}, once, within ten minutes:", "Este enlace te identifica como {user}, una vez, durante diez minutos:";
+    login_private: "Only where we are alone: write to me in private.", "Solo a solas: escríbeme en privado.";
+    login_none: "devo.yaml gives your id {id} no user: `chat.telegram.users`.", "devo.yaml no da ningún usuario a tu id {id}: `chat.telegram.users`.";
+    login_no_pages: "The pages have no address that you could open: `web.url` in devo.yaml.", "Las páginas no tienen una dirección que puedas abrir: `web.url` en devo.yaml.";
     lang_set: "I speak English here.", "Aquí hablo español.";
     lang_which: "en or es?", "¿en o es?";
     quiet_set: "I only tell what needs you: plans, questions, failures, results.", "Solo cuento lo que te necesita: planes, preguntas, fallos y resultados.";
     steps_set: "I also follow each run in one message.", "También sigo cada ejecución en un mensaje.";
-    verbose_which: "quiet or steps?", "¿quiet o steps?";
+    tools_set: "I also follow each run in one message, with what its steps do.", "También sigo cada ejecución en un mensaje, con lo que hacen sus pasos.";
+    tools_in_group: "In a group I only follow the steps.", "En un grupo solo sigo los pasos.";
+    verbose_which: "quiet, steps or tools?", "¿quiet, steps o tools?";
+    muted: "{run} rings no more here; /unmute {run} undoes it.", "{run} ya no suena aquí; /unmute {run} lo deshace.";
+    unmuted: "{run} rings here again.", "{run} vuelve a sonar aquí.";
+    still_waits: "Still waiting since {at} UTC", "Sigue esperando desde {at} UTC";
+    still_wait: "{n} runs wait for you:", "{n} ejecuciones te esperan:";
+    queued_files: "In the inbox: {n}", "En el buzón: {n}";
     unknown_command: "I do not know /{name}.", "No conozco /{name}.";
     plain_text: "Text alone does nothing: /task TEXT asks for work; to change a plan or to answer a question, reply to it.",
         "El texto solo no hace nada: /task TEXTO pide un trabajo; para cambiar un plan o contestar una pregunta, responde a su mensaje.";

@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use sha2::Sha256;
 
+use super::super::ringer::Answer;
 use crate::error::Error;
 
 /// The header of the signature: `sha256=` and the hex digits of the body's HMAC, as forges do it.
@@ -15,24 +16,6 @@ const SIGNATURE: &str = "x-devo-signature-256";
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the way to it may take.
 const CONNECT: Duration = Duration::from_secs(10);
-
-/// What became of a POST.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// The receiver has it.
-    Taken,
-    /// The receiver will not have it.
-    TurnedDown(String),
-    /// The receiver is away, or busy.
-    Away {
-        /// Why.
-        why: String,
-        /// It may have got it all the same.
-        unsure: bool,
-        /// When it wants to be asked again.
-        after: Option<Duration>,
-    },
-}
 
 /// Posts to one address.
 pub struct Sender {

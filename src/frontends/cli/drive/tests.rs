@@ -145,7 +145,7 @@ impl Stage {
     fn job(&self, run: RunId, feed: tokio::sync::broadcast::Receiver<Notice>, watch: bool, yes: bool) -> Job<'static> {
         let run_dir = self.engine.run_dir(run);
         let hands = Hands::Here(self.engine.clone());
-        Job { run, hands, journal: self.journal.clone(), run_dir, feed, watch, yes }
+        Job { run, hands, journal: self.journal.clone(), run_dir, feed, watch, yes, desktop: Desktop::silent() }
     }
 }
 

@@ -6,7 +6,11 @@ use super::super::html::Html;
 use super::super::updates::Place;
 use crate::config::Verbosity;
 use crate::core::id::RunId;
+use crate::core::time::Timestamp;
 use crate::frontends::words::Lang;
+
+/// How long whoever spoke is taken to be there, in milliseconds.
+const AWAKE_MS: u64 = 30 * 60_000;
 
 /// What a chat chose, and what was seen of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,7 +20,11 @@ pub struct Choice {
     /// The language tag of whoever spoke last.
     pub seen: Option<String>,
     /// Chosen with /verbose.
-    pub quiet: Option<bool>,
+    #[serde(default)]
+    pub verbosity: Option<Verbosity>,
+    /// When somebody last spoke here; not to the minute.
+    #[serde(default)]
+    pub spoke: Option<Timestamp>,
 }
 
 impl Choice {
@@ -26,9 +34,14 @@ impl Choice {
         tag(&self.lang).or(configured).or_else(|| tag(&self.seen)).unwrap_or_default()
     }
 
-    /// Whether only what rings is told.
-    pub fn quiet(&self, configured: Verbosity) -> bool {
-        self.quiet.unwrap_or(configured == Verbosity::Quiet)
+    /// How much is told, with what is configured.
+    pub fn verbosity(&self, configured: Verbosity) -> Verbosity {
+        self.verbosity.unwrap_or(configured)
+    }
+
+    /// Whether somebody spoke here a moment ago: then nobody is asleep.
+    pub fn awake(&self, now: Timestamp) -> bool {
+        self.spoke.is_some_and(|spoke| now.since(spoke) < AWAKE_MS)
     }
 }
 
@@ -57,6 +70,21 @@ pub struct Record {
     /// Chats that were given a message that follows the run.
     #[serde(default)]
     pub following: Vec<i64>,
+    /// Topics that were made for it: chat and topic.
+    #[serde(default)]
+    pub topics: Vec<(i64, i64)>,
+    /// Chats in which nothing of this run rings.
+    #[serde(default)]
+    pub muted: Vec<i64>,
+}
+
+/// When people are asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reminder {
+    /// When.
+    pub due: Timestamp,
+    /// Reminders that were sent.
+    pub sent: u32,
 }
 
 impl Record {
@@ -66,6 +94,11 @@ impl Record {
             Some(told) => told.all |= all,
             None => self.told.push(Told { at, all }),
         }
+    }
+
+    /// Whether what rings is heard in this chat.
+    pub fn is_heard(&self, chat: i64) -> bool {
+        !self.muted.contains(&chat)
     }
 }
 
@@ -156,6 +189,8 @@ pub enum Action {
     Plan { run: RunId },
     /// Chooses the run for a command.
     Status { run: RunId },
+    /// Chooses the run for a command.
+    Mute { run: RunId, mute: bool },
 }
 
 /// A task that is being put together.
@@ -183,6 +218,9 @@ pub struct Row {
     /// Whether the phone makes a sound.
     #[serde(default)]
     pub rings: bool,
+    /// Whether it goes with something that rings, and waits with it through quiet hours.
+    #[serde(default)]
+    pub waits: bool,
     /// Whether sending it was begun before, so that it may have arrived.
     #[serde(default)]
     pub tried: bool,
@@ -205,6 +243,8 @@ pub enum What {
     Bare { message: i64 },
     /// A file, made when it is sent.
     File { of: File },
+    /// A link that signs this user in; made when it is sent, so that none is kept.
+    Login { user: String },
 }
 
 /// A file that can be sent.
@@ -246,6 +286,16 @@ pub fn chat_key(chat: i64) -> String {
 /// The key of what is kept of a run.
 pub fn run_key(run: RunId) -> String {
     format!("run/{run}")
+}
+
+/// The key of the run that a topic was made for.
+pub fn topic_key(at: Place) -> String {
+    format!("topic/{}/{}", at.chat, at.thread.unwrap_or(0))
+}
+
+/// The key of a run's next reminder.
+pub fn remind_key(run: RunId) -> String {
+    format!("remind/{run}")
 }
 
 /// The key of the messages that follow a run.
