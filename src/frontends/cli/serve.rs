@@ -158,6 +158,7 @@ fn wants_restart(before: &Config, after: &Config) -> Vec<&'static str> {
         ("web.behind_proxy", before.web.behind_proxy != after.web.behind_proxy),
         ("web.hooks", secrets(before) != secrets(after)),
         ("notify.webhook", before.notify.webhook != after.notify.webhook),
+        ("notify.smtp", before.notify.smtp != after.notify.smtp),
         ("chat.telegram", before.chat.telegram.is_some() != after.chat.telegram.is_some()),
         ("journal.durability", durability(before) != durability(after)),
     ]
