@@ -63,6 +63,8 @@ pub struct App {
     pub clock: Clock,
     /// Submitted tasks.
     pub inbox: Inbox,
+    /// What is wrong with devo.yaml, where the home was opened in spite of it: default settings are in force then.
+    pub broken: Option<Error>,
     shop: Arc<current::Current>,
     /// Sandboxes that worked, by name and repository, and when.
     probed: Mutex<HashMap<(String, Option<String>), Instant>>,
@@ -169,7 +171,26 @@ impl App {
     /// Finds the home and opens its journal.
     pub fn open(settings: &Settings) -> Result<Self, Error> {
         let home = settings.places.find()?;
-        let config = Arc::new(read_config(&home)?);
+        let config = read_config(&home)?;
+        Self::with(home, config, None)
+    }
+
+    /// The same for looking and for a person's word, which must get through while devo.yaml has mistakes: a daemon goes on
+    /// with the settings that it has, and only this stops what it spends. What is wrong is in [`App::broken`].
+    pub fn open_in_spite(settings: &Settings) -> Result<Self, Error> {
+        let home = settings.places.find()?;
+        match read_config(&home) {
+            Ok(config) => Self::with(home, config, None),
+            Err(wrong) => {
+                let config = Config::read(crate::config::FILE, b"")
+                    .map_err(|_| Error::bug("the default settings have mistakes"))?;
+                Self::with(home, config, Some(wrong))
+            }
+        }
+    }
+
+    fn with(home: PathBuf, config: Config, broken: Option<Error>) -> Result<Self, Error> {
+        let config = Arc::new(config);
         let durability = Durability::from(config.journal.durability);
         let journal: Arc<dyn Journal> = Arc::new(SqliteJournal::open(&home.join("state.db"), durability, false)?);
         let clock = Clock::start();
@@ -182,7 +203,7 @@ impl App {
             tools: outfit::Tools::default(),
         };
         let shop = Arc::new(current::Current::new(shop));
-        Ok(Self { inbox: Inbox::of(&home), home, journal, clock, shop, probed: Mutex::default() })
+        Ok(Self { inbox: Inbox::of(&home), home, journal, clock, broken, shop, probed: Mutex::default() })
     }
 
     /// The settings that are in force.
@@ -261,6 +282,17 @@ impl App {
         }
     }
 
+    /// Why nobody drives an open run, as far as the home's lock tells; `None` where somebody does, or could.
+    pub fn undriven(&self, run: RunId) -> Option<String> {
+        if !HomeLock::holder_lives(&self.home) {
+            return Some("nobody drives it".to_owned());
+        }
+        let holder = HomeLock::holder(&self.home);
+        // A daemon drives every run; a command that drives one names it.
+        let other = ["devo run ", "devo resume ", "devo retry "].iter().any(|word| holder.starts_with(word));
+        (other && !holder.contains(&run.short())).then(|| format!("nobody drives it while {holder} has this home"))
+    }
+
     /// The folder of a run.
     pub fn run_dir(&self, run: RunId) -> PathBuf {
         self.home.join("runs").join(run.to_string())
@@ -329,6 +361,7 @@ fn read_config(home: &Path) -> Result<Config, Error> {
     Config::read(&path.display().to_string(), &bytes).map_err(|wrong| {
         let rendered = yaml::render(&wrong, &String::from_utf8_lossy(&bytes), false);
         Error::refused("config", format!("devo.yaml has mistakes\n\n{}", rendered.trim_end()))
+            .hint(format!("devo validate {}", path.display()))
     })
 }
 

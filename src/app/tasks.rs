@@ -17,6 +17,7 @@ use crate::core::rings::{NOTIFY, Target};
 use crate::error::Error;
 use crate::pipeline::{self, InputKind, Pipeline, PipelineRef, Task, coerce, fill_inputs, read_task};
 use crate::steps::test;
+use crate::workspace::Worktree;
 use crate::yaml::{self, Diagnostic};
 
 /// How long a sandbox that worked is believed to work.
@@ -28,11 +29,8 @@ impl App {
     /// Checks a task completely and makes what a run is accepted with; nothing is written.
     pub async fn new_run(&self, request: TaskRequest) -> Result<RunSpec, Error> {
         let (task, pipeline, author) = self.read_request(&request.source, request.who.channel == "cli")?;
-        let inputs =
-            fill_inputs(&pipeline, task.inputs, task.repo.as_deref(), task.task.as_deref()).map_err(|wrong| {
-                Error::refused("bad_inputs", wrong.join("\n"))
-                    .hint(format!("`devo validate` shows what `{}` takes", pipeline.name))
-            })?;
+        let inputs = fill_inputs(&pipeline, task.inputs, task.repo.as_deref(), task.task.as_deref())
+            .map_err(|wrong| Error::refused("bad_inputs", wrong.join("\n")).hint(taken(&pipeline)))?;
         let named = |name: &str, given: Option<String>| given.or_else(|| inputs.get(name)?.as_str().map(str::to_owned));
         let repo = named("repo", task.repo);
         let text = named("task", task.task).unwrap_or_default();
@@ -217,20 +215,27 @@ impl App {
     /// What a run changed, as a patch.
     pub async fn diff(&self, run: RunId) -> Result<String, Error> {
         let (_, state) = crate::engine::load(self.journal.as_ref(), run).await?;
-        let Some(name) = state.spec().repo.clone() else {
-            return Err(Error::refused("no_repo", "the run has no repository, so there is nothing to compare"));
-        };
-        let repo = self.shop().repo(&name)?;
+        let Some(name) = state.spec().repo.clone() else { return Ok(String::new()) };
         let run_dir = self.run_dir(run);
+        if run_dir.join(crate::engine::CLEARED).exists() {
+            let message = "the workspace of this run was removed by `devo gc`, and what it changed with it";
+            return Err(Error::refused("cleared", message).hint("look at the branch that it pushed, if it did"));
+        }
+        // Where the repository is in devo.yaml no more, or devo.yaml cannot be read, the store is where it was.
+        let repo = self.shop().repo(&name).ok();
         let patch = tokio::task::spawn_blocking(move || {
-            let worktree = repo.worktree(&run_dir, &|| false)?;
+            let Some(mut worktree) = Worktree::find(&run_dir)? else { return Ok(String::new()) };
+            if let Some(repo) = repo {
+                worktree = repo.worktree(&run_dir, &|| false)?;
+            }
             let base = worktree.tree_of(worktree.base())?;
             // While nothing has been recorded of the workspace, there is nothing to show.
             let now = worktree.snapshot_of(crate::steps::execute_loop::SNAPSHOT)?.unwrap_or(base);
-            worktree.diff(base, now, DIFF_MAX)
+            Ok(worktree.diff(base, now, DIFF_MAX)?.text)
         });
-        let patch = patch.await.map_err(|error| Error::bug(error.to_string()))?;
-        Ok(patch.map_err(|error| Error::from(error.to_failure()))?.text)
+        let patch: Result<String, crate::workspace::Error> =
+            patch.await.map_err(|error| Error::bug(error.to_string()))?;
+        patch.map_err(|error| Error::from(error.to_failure()))
     }
 
     /// The prompts of a step for a task, rendered; no call is made.
@@ -330,6 +335,19 @@ pub fn validate(_settings: &Settings, path: &Path) -> Result<Vec<Problem>, Error
         Ok(document) => pipeline::read(&document).err().unwrap_or_default(),
     };
     Ok(problems(wrong, &text, false))
+}
+
+/// What a pipeline takes, for whoever gave it something else.
+fn taken(pipeline: &Pipeline) -> String {
+    let one = |(name, input): &(String, pipeline::Input)| {
+        let needed = if input.required { ", required" } else { "" };
+        format!("{name} ({}{needed})", input.kind.name())
+    };
+    let all: Vec<String> = pipeline.inputs.iter().map(one).collect();
+    match all.as_slice() {
+        [] => format!("`{}` takes no inputs", pipeline.name),
+        all => format!("`{}` takes {}", pipeline.name, all.join(", ")),
+    }
 }
 
 /// The graph of a valid pipeline file.

@@ -124,14 +124,17 @@ impl Worktree {
 
     /// Finds the workspace that [`Worktree::create`] made.
     pub fn open(run_dir: &Path, store: &Store) -> Result<Self> {
-        let missing = || Error::NoWorkspace { path: run_dir.to_owned() };
-        let origin = read_origin(&run_dir.join("git"))?.ok_or_else(missing)?;
-        let this = Self { run_dir: run_dir.to_owned(), base: origin.base, branch: origin.branch };
-        if !this.git_dir().join("devo-ready").exists() || !this.workspace().is_dir() {
-            return Err(missing());
-        }
+        let this = Self::find(run_dir)?.ok_or_else(|| Error::NoWorkspace { path: run_dir.to_owned() })?;
         write_alternates(&this.git_dir(), store.path())?;
         Ok(this)
+    }
+
+    /// The same for looking: it takes the store for granted where it was, and `None` where no whole workspace was made yet.
+    pub fn find(run_dir: &Path) -> Result<Option<Self>> {
+        let Some(origin) = read_origin(&run_dir.join("git"))? else { return Ok(None) };
+        let this = Self { run_dir: run_dir.to_owned(), base: origin.base, branch: origin.branch };
+        let whole = this.git_dir().join("devo-ready").exists() && this.workspace().is_dir();
+        Ok(whole.then_some(this))
     }
 
     /// Removes the workspace and the git dir of a run, snapshots included.

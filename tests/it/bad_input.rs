@@ -156,3 +156,108 @@ fn hostile_text_stays_text() {
     assert!(!(ran.stdout + &ran.stderr).contains('\u{1b}'));
     assert!(world.fake.asked()[0].body.to_string().contains("{{ secret }}"), "rendered once");
 }
+
+/// Makes devo.yaml one that has a mistake, on top of what it says.
+fn spoil(world: &World) {
+    let path = world.home().join("devo.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(path, text + "\nlimmits: {runs: 2}\n").unwrap();
+}
+
+#[test]
+fn with_mistakes_in_devo_yaml_people_see_and_decide_and_nothing_starts() {
+    let world = World::shop();
+    script(&world.fake);
+    let whole = world.devo(&[&task("shop")[..], &["--json"]].concat()).code(0);
+    let whole = whole.lines()[0]["task_id"].as_str().unwrap().to_owned();
+    let patch = world.devo(&["diff", &whole]).code(0).stdout;
+    assert!(patch.contains("src/ventas.rs"));
+    let planned = || {
+        world.fake.planner(claude(&[("submit_plan", crate::main_job::plan("Un plan"))]));
+        let ran = world.devo(&[&task("shop")[..7], &["--no-watch", "--json"]].concat()).code(3);
+        ran.lines()[0]["task_id"].as_str().unwrap().to_owned()
+    };
+    let (approved, revised, rejected, aborted) = (planned(), planned(), planned(), planned());
+    spoil(&world);
+    let calls = world.fake.asked().len();
+    let warned = |args: &[&str]| {
+        let ran = world.devo(args).code(0);
+        assert!(ran.stderr.contains("warning: devo.yaml has mistakes"), "{args:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("limmits") && ran.stderr.contains("devo validate"), "{args:?}: {}", ran.stderr);
+        ran.stdout
+    };
+    assert!(warned(&["status"]).contains("PLANNED"));
+    assert!(warned(&["status", &approved]).contains("devo approve"));
+    warned(&["logs", &whole]);
+    assert!(warned(&["plan", &approved]).contains("Plan"));
+    assert_eq!(warned(&["diff", &whole]), patch, "the change is where it was");
+    warned(&["approve", &approved]);
+    warned(&["plan", &revised]);
+    warned(&["revise", &revised, "otherwise"]);
+    warned(&["reject", &rejected]);
+    warned(&["abort", &aborted]);
+    assert!(warned(&["login-link"]).contains("/login?link="));
+    assert_eq!(world.status(&approved)["approval"]["revision"], 1);
+
+    let file = world.write("task.yaml", "pipeline: {steps: {a: {type: shell, run: touch here}}}\n");
+    let file = file.to_str().unwrap();
+    for args in [&["run", file][..], &["submit", file], &["serve"], &["gc"], &["resume", &approved], &["retry", &whole]]
+    {
+        let ran = world.devo(args).code(2);
+        assert!(ran.stderr.contains("error: devo.yaml has mistakes"), "{args:?}: {}", ran.stderr);
+    }
+    assert_eq!(world.fake.asked().len(), calls, "no model was asked");
+
+    world.configure("");
+    world.devo(&["resume", &rejected]).code(4);
+    world.devo(&["resume", &aborted]).code(4);
+}
+
+#[test]
+fn a_daemon_hears_people_while_devo_yaml_has_mistakes() {
+    let world = crate::daemon::quick();
+    let daemon = crate::daemon::Daemon::start(&world);
+    let file = world.write("task.yaml", "pipeline: {steps: {a: {type: shell, run: sleep 60}, clean: {type: shell, always: true, needs: a, run: sleep 3}}}\n");
+    let run = world.devo(&["run", file.to_str().unwrap(), "--no-watch"]).code(0).stdout.trim().to_owned();
+    spoil(&world);
+    let ran = world.devo(&["abort", &run]).code(0);
+    assert!(
+        ran.stdout.contains("abort recorded") && ran.stderr.contains("being ended"),
+        "{}{}",
+        ran.stdout,
+        ran.stderr
+    );
+    crate::daemon::until(|| (world.status(&run)["status"] == "ABORTED").then_some(()));
+    let followed = world.devo(&["resume", &run]).code(4);
+    assert!(!followed.stderr.contains("error: devo.yaml"), "{}", followed.stderr);
+    daemon.stop();
+}
+
+#[test]
+fn what_a_pipeline_takes_and_that_there_is_no_plan_are_said() {
+    let world = World::bare();
+    let text = "name: words\ninputs:\n  level: {type: integer, required: true}\n  name: {type: string}\nsteps:\n  a: {type: shell, run: 'true'}\n";
+    let file = world.write("words.yaml", text);
+    let file = file.to_str().unwrap();
+    for args in [&["--input", "levl=1"][..], &[]] {
+        let ran = world.devo(&[&["run", "--pipeline", file], args].concat()).code(2);
+        assert!(ran.stderr.contains("`words` takes level (integer, required), name (string"), "{}", ran.stderr);
+    }
+    let ran = world.devo(&["run", "--pipeline", file, "--input", "level=1", "--json"]).code(0);
+    let run = ran.lines()[0]["task_id"].as_str().unwrap().to_owned();
+    let ran = world.devo(&["approve", &run]).code(2);
+    assert!(ran.stderr.contains("has no plan: it is COMPLETED"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("look at it first"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_result_that_a_full_disk_swallows_is_an_error_and_a_reader_who_left_is_none() {
+    let world = World::bare();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let ran = crate::world::ran(world.command(&["schema"]).stdout(full).output().unwrap()).code(1);
+    assert!(ran.stderr.contains("error: cannot write the output: No space left"), "{}", ran.stderr);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let ran = crate::world::ran(world.command(&["schema"]).stdout(writer).output().unwrap()).code(0);
+    assert_eq!(ran.stderr, "");
+}

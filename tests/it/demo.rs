@@ -47,3 +47,16 @@ fn the_shipped_recording_plays_without_keys_and_without_network() {
     assert_eq!(run["steps"][3]["output"]["iterations"], 2);
     assert!(world.fake.asked().is_empty(), "nobody was asked");
 }
+
+#[test]
+fn the_demo_names_each_further_command_once() {
+    let world = World::bare();
+    let mut command = world.command(&["demo"]);
+    command.env_remove("DEVO_HOME");
+    let ran = crate::world::ran(command.output().unwrap()).code(0);
+    for word in ["status", "plan", "logs", "diff"] {
+        let lines = ran.stdout.lines().filter(|line| line.trim_start().starts_with("devo --home"));
+        let named = lines.filter(|line| line.split_whitespace().any(|part| part == word)).count();
+        assert_eq!(named, 1, "{word}:\n{}", ran.stdout);
+    }
+}

@@ -208,3 +208,136 @@ fn an_abort_from_another_terminal_stops_a_call_that_is_under_way() {
     assert_eq!(world.status(&run)["status"], "ABORTED");
     assert_eq!(world.remote_branches().len(), 2);
 }
+
+/// A run of a pipeline that sleeps, whose engine was killed in the middle of it.
+fn killed(world: &World, steps: &str) -> String {
+    let file =
+        world.write("killed.yaml", &format!("steps:\n  slow: {{type: shell, run: 'touch here; sleep 60'}}\n{steps}"));
+    let mut child = world
+        .command(&["run", "--pipeline", file.to_str().unwrap()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let run = crate::daemon::until(|| {
+        let all = world.devo(&["status", "--json"]).code(0).json();
+        let open = all.as_array().unwrap().iter().find(|row| row["status"] == "EXECUTING")?;
+        let run = open["task_id"].as_str().unwrap().to_owned();
+        (world.status(&run)["steps"][0]["state"] == "running").then_some(run)
+    });
+    let driven = world.devo(&["status", &run]).code(0).stdout;
+    assert!(!driven.contains("nobody drives"), "{driven}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    run
+}
+
+#[test]
+fn an_abort_is_carried_out_at_once_where_only_the_record_of_it_is_missing() {
+    let world = crate::daemon::quick();
+    let run = killed(&world, "");
+    let said = world.devo(&["status", &run]).code(0).stdout;
+    assert!(said.contains(&format!("nobody drives it: devo resume {}", &run[run.len() - 8..])), "{said}");
+    let ran = world.devo(&["abort", &run]).code(0);
+    assert!(ran.stdout.starts_with("aborted ") && !ran.stderr.contains("resume"), "{}{}", ran.stdout, ran.stderr);
+    assert_eq!(world.status(&run)["status"], "ABORTED");
+}
+
+#[test]
+fn an_abort_that_leaves_clean_up_says_that_it_is_only_recorded() {
+    let world = crate::daemon::quick();
+    let run = killed(&world, "  clean: {type: shell, always: true, needs: slow, run: touch swept}\n");
+    let ran = world.devo(&["abort", &run]).code(0);
+    assert!(ran.stdout.starts_with("abort recorded for "), "{}", ran.stdout);
+    assert!(ran.stderr.contains("nobody drives this run now") && ran.stderr.contains("devo resume"), "{}", ran.stderr);
+    assert_eq!(world.status(&run)["status"], "EXECUTING");
+    world.devo(&["resume", &run]).code(4);
+    assert_eq!(world.status(&run)["steps"][1]["state"], "succeeded");
+
+    // A second abort ends the clean-up too: nothing is left that would be work.
+    let run = killed(&world, "  clean: {type: shell, always: true, needs: slow, run: touch swept}\n");
+    world.devo(&["abort", &run]).code(0);
+    let ran = world.devo(&["abort", &run]).code(0);
+    assert!(ran.stdout.starts_with("aborted "), "{}{}", ran.stdout, ran.stderr);
+    assert_eq!(world.status(&run)["status"], "ABORTED");
+}
+
+#[test]
+fn whoever_follows_the_logs_of_a_run_that_nobody_drives_is_told() {
+    let world = crate::daemon::quick();
+    let run = killed(&world, "");
+    let log = world.path("follow.log");
+    let mut child = world
+        .command(&["logs", &run, "--follow"])
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    crate::daemon::until(|| {
+        std::thread::sleep(Duration::from_millis(20));
+        std::fs::read_to_string(&log).unwrap().contains("nobody drives it: devo resume").then_some(())
+    });
+    assert!(child.try_wait().unwrap().is_none(), "it still follows: somebody may resume the run");
+    world.devo(&["abort", &run]).code(0);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(std::fs::read_to_string(&log).unwrap().matches("nobody drives").count(), 1);
+}
+
+#[test]
+fn a_plan_that_waits_is_listed_before_newer_runs_whatever_the_limit() {
+    let world = World::shop();
+    world.fake.planner(claude(&[("submit_plan", plan("Plan"))]));
+    let waits = waiting(&world);
+    let file = world.write("task.yaml", "pipeline: {steps: {a: {type: shell, run: 'true'}}}\n");
+    let mut newest = String::new();
+    for _ in 0..3 {
+        let ran = world.devo(&["run", file.to_str().unwrap(), "--json"]).code(0);
+        newest = ran.lines()[0]["task_id"].as_str().unwrap().to_owned();
+    }
+    for (limit, wanted) in [("1", vec![&waits]), ("2", vec![&waits, &newest])] {
+        let rows = world.devo(&["status", "--json", "--limit", limit]).code(0).json();
+        let ids: Vec<&str> = rows.as_array().unwrap().iter().map(|row| row["task_id"].as_str().unwrap()).collect();
+        assert_eq!(ids, wanted, "limit {limit}");
+    }
+    let cut = world.devo(&["status", "--limit", "2"]).code(0);
+    assert!(cut.stdout.lines().nth(1).unwrap().contains("PLANNED"), "{}", cut.stdout);
+    assert!(cut.stderr.contains("left out"), "{}", cut.stderr);
+    assert!(!world.devo(&["status", "--limit", "4"]).code(0).stderr.contains("left out"));
+}
+
+#[test]
+fn a_run_that_has_changed_nothing_shows_no_change_and_offers_none() {
+    let world = World::shop();
+    world.fake.planner(claude(&[("submit_plan", plan("Plan"))]));
+    let planned = waiting(&world);
+    let ran = world.devo(&["diff", &planned]).code(0);
+    assert_eq!((ran.stdout.as_str(), ran.stderr.trim()), ("", "nothing has changed yet"));
+    let file = world.write("task.yaml", "pipeline: {steps: {a: {type: shell, run: 'true'}}}\n");
+    let ran = world.devo(&["run", file.to_str().unwrap()]).code(0);
+    assert!(!ran.stdout.contains("devo diff") && ran.stdout.contains("devo logs"), "{}", ran.stdout);
+    let rows = world.devo(&["status", "--json"]).code(0).json();
+    let done = rows.as_array().unwrap().iter().find(|row| row["status"] == "COMPLETED").unwrap();
+    let ran = world.devo(&["diff", done["task_id"].as_str().unwrap()]).code(0);
+    assert_eq!(ran.stdout, "");
+    assert!(ran.stderr.contains("works on no repository"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_command_that_drives_another_run_records_an_abort_and_does_not_claim_to_carry_it_out() {
+    let world = crate::daemon::quick();
+    let run = killed(&world, "");
+    let file = world.write("other.yaml", "pipeline: {steps: {a: {type: shell, run: sleep 60}}}\n");
+    let mut other =
+        world.command(&["run", file.to_str().unwrap()]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    crate::daemon::until(|| {
+        let said = world.devo(&["status", &run]).code(0).stdout;
+        said.contains("nobody drives it while devo run").then_some(())
+    });
+    let ran = world.devo(&["abort", &run]).code(0);
+    assert!(ran.stdout.starts_with("abort recorded for "), "{}", ran.stdout);
+    assert!(ran.stderr.contains("nobody drives this run now"), "{}", ran.stderr);
+    assert_eq!(world.status(&run)["status"], "EXECUTING");
+    other.kill().unwrap();
+    other.wait().unwrap();
+    world.devo(&["resume", &run]).code(4);
+}

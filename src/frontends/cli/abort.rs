@@ -22,7 +22,7 @@ struct Args {
 }
 
 fn abort(cx: &Cx, args: &Args) -> Result<Exit, Error> {
-    let app = cx.app()?;
+    let app = cx.app_in_spite()?;
     cx.wait(async {
         let run = app.resolve_run(&args.run).await?;
         signal::send(cx, &app, run, Signal::Abort, "aborted").await

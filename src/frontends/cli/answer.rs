@@ -27,7 +27,7 @@ struct Args {
 }
 
 fn answer(cx: &Cx, args: &Args) -> Result<Exit, Error> {
-    let app = cx.app()?;
+    let app = cx.app_in_spite()?;
     cx.wait(async {
         let run = app.resolve_run(&args.run).await?;
         let signal = Signal::Answer { text: args.text.join(" ") };

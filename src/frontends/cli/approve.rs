@@ -2,6 +2,7 @@
 
 use clap::Args as _;
 
+use super::plan::no_plan;
 use super::{Cx, Entry, Group, parsed, show, shown, signal};
 use crate::core::plan::PlanRecord;
 use crate::core::request::Signal;
@@ -30,7 +31,7 @@ struct Args {
 }
 
 fn approve(cx: &Cx, args: &Args) -> Result<Exit, Error> {
-    let app = cx.app()?;
+    let app = cx.app_in_spite()?;
     cx.wait(async {
         let run = app.resolve_run(&args.run).await?;
         let doc = app.document(run).await?;
@@ -38,6 +39,7 @@ fn approve(cx: &Cx, args: &Args) -> Result<Exit, Error> {
         let plan_hash = match (&args.hash, shown::recall(&app.run_dir(run))) {
             (Some(hash), _) => whole_hash(hash, plan.as_ref())?,
             (None, Some(shown)) => shown.hash,
+            (None, None) if plan.is_none() => return Err(no_plan(cx, run, &doc)),
             (None, None) => {
                 return Err(Error::refused("not_shown", "no plan of this run was shown here yet").hint(format!(
                     "look at it first: {} plan {}",

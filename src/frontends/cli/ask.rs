@@ -1,7 +1,7 @@
 //! Asks a person at the terminal: the plan's approval, a question, more budget. It returns what they said; sending it is
 //! someone else's work.
 
-use std::io::{BufRead as _, Read as _, Write as _};
+use std::io::{BufRead, Read as _, Write as _};
 
 use tokio::sync::mpsc;
 
@@ -33,20 +33,16 @@ pub struct Lines {
 impl Lines {
     /// Of standard input.
     pub fn stdin() -> Self {
+        Self::read(|| one_line(&mut std::io::stdin().lock()))
+    }
+
+    /// Of whatever gives them.
+    fn read(mut next: impl FnMut() -> Option<String> + Send + 'static) -> Self {
         let (ask, asked) = std::sync::mpsc::channel::<()>();
         let (sender, lines) = mpsc::unbounded_channel();
         std::thread::spawn(move || {
             while asked.recv().is_ok() {
-                let mut bytes = Vec::new();
-                // A terminal's line is short; whatever else stands behind standard input is bounded.
-                let read = std::io::stdin().lock().take(TEXT_MAX as u64 + 1).read_until(b'\n', &mut bytes);
-                let line = match read {
-                    Ok(count) if count > 0 => {
-                        Some(String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']).to_owned())
-                    }
-                    _ => None,
-                };
-                if sender.send(line).is_err() {
+                if sender.send(next()).is_err() {
                     return;
                 }
             }
@@ -64,6 +60,24 @@ impl Lines {
         self.asked = false;
         line
     }
+}
+
+/// A line that its sender finished; the beginning of one before a hang-up is not what they meant to say.
+fn one_line(input: &mut impl BufRead) -> Option<String> {
+    let mut bytes = Vec::new();
+    // A terminal's line is short; whatever else stands behind standard input is bounded.
+    let count = input.take(TEXT_MAX as u64 + 1).read_until(b'\n', &mut bytes).ok()?;
+    let whole = bytes.ends_with(b"\n") || count > TEXT_MAX;
+    whole.then(|| String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']).to_owned())
+}
+
+/// What became of a question for feedback.
+#[derive(Debug, PartialEq)]
+enum Feedback {
+    Written(String),
+    Nothing,
+    /// The input ended before the text did.
+    CutOff,
 }
 
 /// Shows the plan and asks what to do with it.
@@ -84,8 +98,14 @@ pub async fn about_plan(out: &Out, lines: &mut Lines, plan: &PlanRecord) -> Resu
         match line.trim().to_lowercase().as_str() {
             "a" | "approve" => return Ok(Wish::Send(Signal::Approve { plan_hash: plan.hash.clone(), note: None })),
             "r" | "revise" => match feedback(out, lines).await? {
-                Some(text) => return Ok(Wish::Send(Signal::Revise { text })),
-                None => out.line("nothing was written; the plan stays as it is"),
+                Feedback::Written(text) => return Ok(Wish::Send(Signal::Revise { text })),
+                Feedback::Nothing => out.line("nothing was written; the plan stays as it is"),
+                Feedback::CutOff => {
+                    out.line(
+                        "\nthe input ended before an empty line did: nothing was sent, and the plan stays as it is",
+                    );
+                    return Ok(Wish::Leave);
+                }
             },
             "j" | "reject" => {
                 out.write("This ends the run. A word why (empty to keep it short, `no` to go back) > ");
@@ -120,7 +140,7 @@ pub async fn about_question(out: &Out, lines: &mut Lines, question: &str) -> Wis
 }
 
 /// Feedback of several lines, or from an editor.
-async fn feedback(out: &Out, lines: &mut Lines) -> Result<Option<String>, Error> {
+async fn feedback(out: &Out, lines: &mut Lines) -> Result<Feedback, Error> {
     let editor = ["VISUAL", "EDITOR"].iter().find_map(|name| std::env::var(name).ok()).filter(|text| !text.is_empty());
     let how = match &editor {
         Some(_) => "What should change? End with an empty line; an empty first line opens your editor.",
@@ -143,11 +163,11 @@ async fn feedback(out: &Out, lines: &mut Lines) -> Result<Option<String>, Error>
                 text.push_str(&line);
                 text.push('\n');
             }
-            None => break,
+            None => return Ok(Feedback::CutOff),
         }
     }
     let text = text.trim().to_owned();
-    Ok((!text.is_empty()).then_some(text))
+    Ok(if text.is_empty() { Feedback::Nothing } else { Feedback::Written(text) })
 }
 
 /// Opens the person's editor on an empty file; lines that begin with `#` do not count.
@@ -172,4 +192,47 @@ fn edit(editor: &str) -> Result<String, Error> {
     let text = std::fs::read(file.path()).map_err(|error| failed(&error))?;
     let text = String::from_utf8_lossy(&text[..text.len().min(TEXT_MAX)]).into_owned();
     Ok(text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::plan::{Estimate, Plan};
+
+    /// What someone who types this, and then is gone, has said about a plan.
+    async fn said(typed: &'static [u8]) -> (Wish, String) {
+        let mut input = std::io::Cursor::new(typed);
+        let mut lines = Lines::read(move || one_line(&mut input));
+        let plan: Plan =
+            serde_json::from_value(serde_json::json!({"title": "A plan", "summary": "", "steps": [], "criteria": []}))
+                .unwrap();
+        let plan = PlanRecord::new(plan, Estimate::default(), 1, "abc".into(), "sha256:0");
+        let out = Out::memory();
+        let wish = about_plan(&out, &mut lines, &plan).await.unwrap();
+        (wish, out.text())
+    }
+
+    #[tokio::test]
+    async fn feedback_that_is_cut_off_is_not_sent() {
+        for typed in [&b"r\ndo not dele"[..], b"r\ndo not delete\n", b"r\ndo not delete\n  and kee", b"r\n", b"r"] {
+            let (wish, text) = said(typed).await;
+            assert_eq!(wish, Wish::Leave, "{:?}", String::from_utf8_lossy(typed));
+            assert_eq!(text.contains("nothing was sent"), typed != b"r", "{text}");
+        }
+        let (wish, _) = said(b"r\ndo not delete\nanything\n\n").await;
+        assert_eq!(wish, Wish::Send(Signal::Revise { text: "do not delete\nanything".to_owned() }));
+    }
+
+    #[tokio::test]
+    async fn half_a_reason_or_half_an_answer_is_not_sent() {
+        assert_eq!(said(b"j\nbecau").await.0, Wish::Leave);
+        assert_eq!(said(b"j\nbecause\n").await.0, Wish::Send(Signal::Reject { note: Some("because".to_owned()) }));
+        for (typed, wanted) in
+            [(&b"the fir"[..], Wish::Leave), (b"one\n", Wish::Send(Signal::Answer { text: "one".into() }))]
+        {
+            let mut input = std::io::Cursor::new(typed);
+            let mut lines = Lines::read(move || one_line(&mut input));
+            assert_eq!(about_question(&Out::memory(), &mut lines, "Which?").await, wanted);
+        }
+    }
 }

@@ -78,7 +78,8 @@ async fn further(cx: &Cx, app: &App, run: RunId, home: &str) -> Result<(), Error
     let cost = document["usage"]["usd"].as_f64().unwrap_or(0.0);
     cx.out.line("");
     cx.out.line(&format!("The recording's calls would have cost {cost:.4} USD; this demo made none. Look further:"));
-    for command in ["status", "plan", "logs", "diff"] {
+    // The result has named `diff` and `logs` already.
+    for command in ["status", "plan"] {
         cx.out.line(&format!("  devo --home {home} {command} {short}"));
     }
     if let Some(branch) = document["branch"].as_str() {

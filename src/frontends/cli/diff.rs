@@ -1,10 +1,10 @@
 //! `devo diff`: what a run changed, as a patch.
 
 use clap::Args as _;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::screen::Ink;
-use super::{Cx, Entry, Group, parsed};
+use super::{Cx, Entry, Group, parsed, show};
 use crate::error::{Error, Exit};
 use crate::secrets::printable;
 
@@ -25,7 +25,7 @@ struct Args {
 }
 
 fn diff(cx: &Cx, args: &Args) -> Result<Exit, Error> {
-    let app = cx.app()?;
+    let app = cx.app_in_spite()?;
     cx.wait(async {
         let run = app.resolve_run(&args.run).await?;
         let patch = app.diff(run).await?;
@@ -38,10 +38,19 @@ fn diff(cx: &Cx, args: &Args) -> Result<Exit, Error> {
             cx.out.write(&patch);
         }
         if patch.is_empty() {
-            cx.note("nothing was changed");
+            cx.note(nothing(&app.document(run).await?));
         }
         Ok(Exit::Completed)
     })
+}
+
+/// Why there is nothing to show.
+fn nothing(doc: &Value) -> &'static str {
+    match (show::word(doc, "/repo"), show::word(doc, "/status")) {
+        ("", _) => "the run works on no repository, so there is no change to show",
+        (_, "COMPLETED" | "FAILED" | "ABORTED") => "nothing was changed",
+        _ => "nothing has changed yet",
+    }
 }
 
 fn colored(cx: &Cx, patch: &str) -> String {

@@ -26,7 +26,7 @@ struct Args {
 }
 
 fn login_link(cx: &Cx, args: &Args) -> Result<Exit, Error> {
-    let app = cx.app()?;
+    let app = cx.app_in_spite()?;
     cx.wait(async {
         let link = access::make_link(&app, &args.user).await?;
         if cx.json {

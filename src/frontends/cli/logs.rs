@@ -1,6 +1,6 @@
 //! `devo logs`: the lines that a run's steps left, merged by time.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args as _;
 
@@ -17,6 +17,8 @@ use crate::steps::Stream;
 
 /// Between two looks for more.
 const POLL: Duration = Duration::from_millis(200);
+/// Between two looks whether anybody drives the run.
+const ALIVE: Duration = Duration::from_secs(1);
 
 pub const ENTRY: Entry = Entry {
     name: "logs",
@@ -45,7 +47,7 @@ fn logs(cx: &Cx, args: &Args) -> Result<Exit, Error> {
         Some(text) => Some(StepId::new(text).map_err(|error| Error::usage(error.to_string()))?),
         None => None,
     };
-    let app = cx.app()?;
+    let app = cx.app_in_spite()?;
     cx.wait(async {
         let run = app.resolve_run(&args.run).await?;
         let (graph, state) = match crate::engine::load(app.journal.as_ref(), run).await {
@@ -70,6 +72,7 @@ fn logs(cx: &Cx, args: &Args) -> Result<Exit, Error> {
         let desktop = Desktop::new(cx, args.follow && app.config().notify.desktop);
         let (mut seq, name) = (state.seq(), state.spec().task.clone());
         let mut reader = Reader::new(app.run_dir(run).join("logs"), step);
+        let (mut looked, mut told) = (None::<Instant>, false);
         loop {
             // Asked before the lines are read: what was written before the end is told.
             let ended = !args.follow || has_ended(&app, run).await?;
@@ -89,6 +92,14 @@ fn logs(cx: &Cx, args: &Args) -> Result<Exit, Error> {
             }
             if ended || cx.out.closed() {
                 return Ok(Exit::Completed);
+            }
+            if looked.is_none_or(|at| at.elapsed() >= ALIVE) {
+                looked = Some(Instant::now());
+                let idle = app.undriven(run);
+                if let Some(why) = idle.as_ref().filter(|_| !told) {
+                    cx.note(&format!("{why}: {} resume {}", cx.devo, run.short()));
+                }
+                told = idle.is_some();
             }
             tokio::time::sleep(POLL).await;
         }

@@ -179,6 +179,20 @@ impl Cx {
         App::open(&self.settings)
     }
 
+    /// Opens the home for looking or for a person's word: mistakes in devo.yaml are told and stop neither.
+    pub fn app_in_spite(&self) -> Result<App, Error> {
+        let app = App::open_in_spite(&self.settings)?;
+        if let Some(wrong) = &app.broken {
+            let text = wrong.to_text();
+            let rest = text.strip_prefix("error:").unwrap_or(&text).trim_end();
+            let word = self.err.screen.paint(screen::Ink::Yellow, "warning");
+            self.note(&format!(
+                "{word}:{rest}\n{word}: going on with default settings; nothing can start until it is mended"
+            ));
+        }
+        Ok(app)
+    }
+
     /// Whether a person sits at this terminal and may be asked.
     pub fn interactive(&self) -> bool {
         self.input && !self.json && !self.quiet && self.err.terminal && std::io::stdin().is_terminal()
@@ -311,7 +325,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let entry = COMMANDS.iter().find(|entry| entry.name == name).expect("clap knows only these");
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (entry.run)(&cx, matches)));
     match ended {
-        Ok(Ok(exit)) => exit.code(),
+        Ok(Ok(exit)) => match screen::lost() {
+            Some(why) => {
+                let error = Error::refused("output_lost", format!("cannot write the output: {why}"));
+                cx.err.write(&error.hint("what was written is not whole; free the disk, or write elsewhere").to_text());
+                // How a run ended says more than that it could not be shown.
+                if exit == Exit::Completed { Exit::Failed.code() } else { exit.code() }
+            }
+            None => exit.code(),
+        },
         Ok(Err(error)) => {
             tell(&cx, &error);
             error.exit.code()

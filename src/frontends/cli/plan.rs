@@ -1,8 +1,10 @@
 //! `devo plan`: shows a run's plan, which is what `approve` will then mean.
 
 use clap::Args as _;
+use serde_json::Value;
 
 use super::{Cx, Entry, Group, parsed, show, shown};
+use crate::core::id::RunId;
 use crate::error::{Error, Exit};
 
 pub const ENTRY: Entry = Entry {
@@ -22,13 +24,12 @@ struct Args {
 }
 
 fn plan(cx: &Cx, args: &Args) -> Result<Exit, Error> {
-    let app = cx.app()?;
+    let app = cx.app_in_spite()?;
     cx.wait(async {
         let run = app.resolve_run(&args.run).await?;
         let doc = app.document(run).await?;
         let Some(plan) = show::plan_of(&doc) else {
-            let message = format!("run {} has no plan yet: it is {}", run.short(), show::word(&doc, "/status"));
-            return Err(Error::refused("no_plan", message).hint(format!("{} status {}", cx.devo, run.short())));
+            return Err(no_plan(cx, run, &doc));
         };
         if cx.json {
             cx.out.line(&doc["plan"].to_string());
@@ -43,4 +44,12 @@ fn plan(cx: &Cx, args: &Args) -> Result<Exit, Error> {
         }
         Ok(Exit::Completed)
     })
+}
+
+/// What is said of a run without a plan.
+pub fn no_plan(cx: &Cx, run: RunId, doc: &Value) -> Error {
+    let status = show::word(doc, "/status");
+    let open = matches!(status, "QUEUED" | "PLANNING");
+    let message = format!("run {} has no plan{}: it is {status}", run.short(), if open { " yet" } else { "" });
+    Error::refused("no_plan", message).hint(format!("{} status {}", cx.devo, run.short()))
 }

@@ -31,13 +31,17 @@ struct Args {
 }
 
 fn resume(cx: &Cx, args: &Args) -> Result<Exit, Error> {
-    let app = cx.app()?;
+    // A daemon goes on with the settings that it has; only work here needs devo.yaml.
+    let app = App::open_in_spite(&cx.settings)?;
     cx.wait_on_all_cores(async {
         let run = app.resolve_run(&args.run).await?;
         let watch = args.watch.stays();
         // The lock first: two that resume the same task must not both have it.
         let owned = match app.owner(&format!("devo resume {}", run.short())).await? {
-            Owner::Here(owned) => owned,
+            Owner::Here(owned) => match &app.broken {
+                Some(wrong) => return Err(wrong.clone()),
+                None => owned,
+            },
             // It drives every open run, and takes what is submitted.
             Owner::Daemon(_) => {
                 let submitted = app.journal.row(run).await?.is_none();

@@ -25,7 +25,7 @@ struct Args {
 }
 
 fn revise(cx: &Cx, args: &Args) -> Result<Exit, Error> {
-    let app = cx.app()?;
+    let app = cx.app_in_spite()?;
     cx.wait(async {
         let run = app.resolve_run(&args.run).await?;
         let signal = Signal::Revise { text: args.text.join(" ") };

@@ -1,6 +1,7 @@
 //! Text on a terminal: colours, widths, wrapping, and the two streams. It does not know what the text is about.
 
 use std::io::IsTerminal as _;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
@@ -144,6 +145,14 @@ fn wrap(line: &str, room: usize) -> Vec<String> {
     lines
 }
 
+/// Why standard output took no more, where it was not its reader who left: a full disk. The process has one.
+static LOST: OnceLock<String> = OnceLock::new();
+
+/// Why something of the result was lost, if it was.
+pub fn lost() -> Option<&'static str> {
+    LOST.get().map(String::as_str)
+}
+
 /// A stream of the program, for text.
 #[derive(Debug)]
 pub struct Out {
@@ -202,7 +211,8 @@ impl Out {
         Self { screen: Screen { color, width }, terminal, sink, closed: AtomicBool::new(false) }
     }
 
-    /// Writes; a reader that has gone (`devo logs … | head`) is not an error, and nothing more is written to it.
+    /// Writes; a reader that has gone (`devo logs … | head`) is not an error, and nothing more is written to it. Any other
+    /// failure of standard output is kept for the end: see [`lost`].
     pub fn write(&self, text: &str) {
         if self.closed() {
             return;
@@ -217,7 +227,10 @@ impl Out {
                 Ok(())
             }
         };
-        if result.is_err() {
+        if let Err(error) = result {
+            if matches!(self.sink, Sink::Stdout) && error.kind() != std::io::ErrorKind::BrokenPipe {
+                LOST.get_or_init(|| error.to_string());
+            }
             self.closed.store(true, Ordering::Relaxed);
         }
     }

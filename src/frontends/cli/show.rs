@@ -145,6 +145,8 @@ pub fn next_commands(devo: &str, doc: &Value) -> Vec<String> {
     let revisable = plan_of(doc).is_some();
     match (word(doc, "/status"), waits_for(doc)) {
         ("QUEUED", _) => vec![format!("{devo} resume {id}")],
+        // A pipeline may do its work without changing a repository.
+        ("COMPLETED", _) if word(doc, "/branch").is_empty() => vec![format!("{devo} logs {id}")],
         ("COMPLETED", _) => vec![format!("{devo} diff {id}"), format!("{devo} logs {id}")],
         ("FAILED", _) => vec![format!("{devo} logs {id}"), format!("{devo} retry {id}")],
         ("ABORTED", _) => vec![format!("{devo} logs {id}")],
@@ -294,12 +296,16 @@ fn question(out: &mut String, screen: &Screen, doc: &Value) {
     }
 }
 
-/// One run in detail: what failed or waits comes first.
-pub fn status(screen: &Screen, devo: &str, doc: &Value, now: Timestamp) -> String {
+/// One run in detail: what failed or waits comes first. `idle` is why nobody drives it, where it is open and nobody does.
+pub fn status(screen: &Screen, devo: &str, doc: &Value, idle: Option<&str>, now: Timestamp) -> String {
     let mut out = headline(screen, doc, Some(now));
     out.push_str(&screen.paragraph("  ", "  ", word(doc, "/task")));
     failure(&mut out, screen, doc);
     question(&mut out, screen, doc);
+    if let Some(why) = idle {
+        let line = format!("{why}: {devo} resume {}", word(doc, "/short_id"));
+        let _ = writeln!(out, "  {}", screen.paint(Ink::Yellow, &printable(&line)));
+    }
     let steps = doc["steps"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !steps.is_empty() {
         out.push('\n');

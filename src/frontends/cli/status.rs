@@ -28,13 +28,13 @@ pub const ENTRY: Entry = Entry {
 struct Args {
     /// The run: its id, the beginning of it, or its short id
     run: Option<String>,
-    /// How many runs the table shows, newest first
+    /// How many runs the table shows; what is open is always shown, then what is over, newest first
     #[arg(long, value_name = "N", default_value_t = ROWS, conflicts_with = "run")]
     limit: usize,
 }
 
 fn status(cx: &Cx, args: &Args) -> Result<Exit, Error> {
-    let app = cx.app()?;
+    let app = cx.app_in_spite()?;
     cx.wait(async {
         match &args.run {
             Some(text) => one(cx, &app, text).await,
@@ -49,7 +49,9 @@ async fn one(cx: &Cx, app: &App, text: &str) -> Result<Exit, Error> {
     if cx.json {
         cx.out.line(&doc.to_string());
     } else {
-        cx.out.write(&show::status(&cx.out.screen, &cx.devo, &doc, app.clock.now()));
+        let open = !matches!(show::word(&doc, "/status"), "QUEUED" | "COMPLETED" | "FAILED" | "ABORTED");
+        let idle = open.then(|| app.undriven(run)).flatten();
+        cx.out.write(&show::status(&cx.out.screen, &cx.devo, &doc, idle.as_deref(), app.clock.now()));
     }
     if let Some(plan) = show::plan_of(&doc) {
         shown::remember(&app.run_dir(run), &plan);
@@ -58,22 +60,32 @@ async fn one(cx: &Cx, app: &App, text: &str) -> Result<Exit, Error> {
 }
 
 async fn all(cx: &Cx, app: &App, limit: usize) -> Result<Exit, Error> {
-    let runs = app.journal.runs(limit).await?;
-    let known: HashSet<_> = runs.iter().map(|row| row.id).collect();
-    let mut rows: Vec<Value> = Vec::new();
-    for queued in app.inbox.queued().into_iter().take(limit) {
+    // What is open comes whole and first, however old it is; the limit cuts what is over.
+    let mut runs = app.journal.open_rows().await?;
+    runs.sort_by_key(|row| (row.summary.waiting_for.is_none(), std::cmp::Reverse(row.updated_at)));
+    let open: HashSet<_> = runs.iter().map(|row| row.id).collect();
+    let newest = app.journal.runs(limit.saturating_add(open.len()).saturating_add(1)).await?;
+    let mut over: Vec<RunRow> = newest.into_iter().filter(|row| !open.contains(&row.id)).collect();
+    let room = limit.saturating_sub(open.len());
+    let cut = over.len() > room;
+    over.truncate(room);
+    let mut rows: Vec<Value> = runs.iter().map(row).collect();
+    for task in app.inbox.queued() {
         // A claimed file of an accepted run is only waiting to be put away.
-        if !known.contains(&queued.id) && app.journal.events(queued.id, 0).await?.is_empty() {
-            rows.push(brief(&app.queued_document(&queued)));
+        if !open.contains(&task.id) && app.journal.row(task.id).await?.is_none() {
+            rows.push(brief(&app.queued_document(&task)));
         }
     }
-    rows.extend(runs.iter().map(row));
+    rows.extend(over.iter().map(row));
     if cx.json {
         cx.out.line(&Value::Array(rows).to_string());
     } else if rows.is_empty() {
         cx.note(&format!("no run yet; `{} run TASK.yaml` starts one", cx.devo));
     } else {
         cx.out.write(&show::table(&cx.out.screen, &rows, app.clock.now()));
+        if cut {
+            cx.note(&format!("older runs that are over are left out; more with: {} status --limit N", cx.devo));
+        }
     }
     Ok(Exit::Completed)
 }

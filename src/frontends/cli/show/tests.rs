@@ -72,7 +72,7 @@ fn a_run_that_waits_says_for_what_and_how_to_answer() {
     let mut pending = step("build", "execute-loop", "pending");
     pending["started_at"] = Value::Null;
     doc["steps"] = json!([planning, step("approve", "approve", "waiting"), pending]);
-    insta::assert_snapshot!(status(&PLAIN, "devo", &doc, NOW));
+    insta::assert_snapshot!(status(&PLAIN, "devo", &doc, None, NOW));
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn a_failed_run_shows_the_failure_first_then_the_next_command() {
                              "hint": "devo logs 456789ab --step test"});
     doc["error"] = json!({"code": "exit_code", "message": "step `test` failed", "hint": null});
     doc["steps"] = json!([step("plan", "plan", "succeeded"), failed, step("push", "push", "cancelled")]);
-    let text = status(&PLAIN, "devo", &doc, NOW);
+    let text = status(&PLAIN, "devo", &doc, None, NOW);
     insta::assert_snapshot!(text);
     assert!(text.find("2 of 41").unwrap() < text.find("succeeded").unwrap());
     assert!(result(&PLAIN, "devo", &doc).contains("devo retry 456789ab"));
@@ -136,8 +136,8 @@ fn colours_change_nothing_but_colours() {
     let mut doc = doc("FAILED");
     doc["steps"] = json!([step("plan", "plan", "failed")]);
     let color = Screen { color: true, ..PLAIN };
-    let colored = status(&color, "devo", &doc, NOW);
+    let colored = status(&color, "devo", &doc, None, NOW);
     assert!(colored.contains("\u{1b}[31m") || colored.contains("\u{1b}[1m\u{1b}[31m"), "{colored:?}");
     let bare: Vec<String> = colored.lines().map(printable).collect();
-    assert_eq!(bare.join("\n"), status(&PLAIN, "devo", &doc, NOW).trim_end());
+    assert_eq!(bare.join("\n"), status(&PLAIN, "devo", &doc, None, NOW).trim_end());
 }
