@@ -194,8 +194,14 @@ impl App {
         let durability = Durability::from(config.journal.durability);
         let journal: Arc<dyn Journal> = Arc::new(SqliteJournal::open(&home.join("state.db"), durability, false)?);
         let clock = Clock::start();
-        let shop =
-            outfit::Shop { home: home.clone(), config, masker: Masker::default(), journal: journal.clone(), clock };
+        let shop = outfit::Shop {
+            home: home.clone(),
+            config,
+            masker: Masker::default(),
+            journal: journal.clone(),
+            clock,
+            tools: outfit::Tools::default(),
+        };
         let shop = Arc::new(current::Current::new(shop));
         Ok(Self { inbox: Inbox::of(&home), home, journal, clock, broken, shop, probed: Mutex::default() })
     }
@@ -214,7 +220,14 @@ impl App {
         let old = self.shop();
         // The masker is shared: a secret that was known stays masked.
         let (home, masker, journal) = (old.home.clone(), old.masker.clone(), old.journal.clone());
-        self.shop.set(outfit::Shop { home, config, masker, journal, clock: old.clock });
+        self.shop.set(outfit::Shop {
+            home,
+            config,
+            masker,
+            journal,
+            clock: old.clock,
+            tools: outfit::Tools::default(),
+        });
         self.probed.lock().expect("no holder of this lock can panic").clear();
         Ok(())
     }

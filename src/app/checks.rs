@@ -118,6 +118,7 @@ async fn configured(home: &Path, config: Config) -> Vec<Check> {
         // Nothing here stores anything, and the real one may be what is broken.
         journal: Arc::new(MemoryJournal::default()),
         clock: Clock::start(),
+        tools: super::outfit::Tools::default(),
     };
     let repos: Vec<&String> = shop.config.repos.keys().collect();
     let mut found = vec![if repos.is_empty() {

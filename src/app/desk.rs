@@ -18,12 +18,18 @@ use crate::core::id::RunId;
 use crate::core::request::{Refused, Request, Signal};
 use crate::engine::{Answer, Caps, Engine, EngineError, Notice, Stopped, Until};
 use crate::error::Error;
-use crate::journal::{Acceptance, RunRow, Verdict};
+use crate::journal::{Acceptance, Census, JournalError, Notices, RunRow, Verdict, Wanted};
 
-/// How often requests of other processes are looked for.
+/// Between two looks for requests of other processes, while somebody writes or where the system does not tell who does.
 const POSTED_POLL: Duration = Duration::from_millis(50);
-/// How long they may be missed where the file system does not show them.
-const POSTED_LOOK: Duration = Duration::from_secs(1);
+/// Between two looks at the journal's file while nobody is seen to write: some file systems give no notices.
+const POSTED_IDLE: Duration = Duration::from_secs(1);
+/// The longest time between two looks for requests.
+const POSTED_LOOK: Duration = Duration::from_secs(5);
+/// Before a run is driven whose last driver is still closing.
+const CLOSING: Duration = Duration::from_millis(50);
+/// The journal's scope of runs that other processes want to go on.
+const ASKED: &str = "asked";
 
 /// New work is taken while this much of the disk is free, in bytes, or a twentieth of a small one.
 const ROOM: u64 = 500 * 1024 * 1024;
@@ -102,6 +108,7 @@ impl Desk {
     }
 
     async fn decide(self: &Arc<Self>, run: RunId, request: Request) -> Result<Verdict, EngineError> {
+        let retries = matches!(request.signal, Signal::Retry { .. });
         Ok(match self.engine.submit(run, request).await? {
             Answer::Driven => Verdict::Recorded,
             // A run that had ended, or that waited for this word, goes on, and before others: somebody is there.
@@ -111,7 +118,14 @@ impl Desk {
                 self.pump();
                 Verdict::Recorded
             }
-            Answer::Refused(refused) => Verdict::Refused(refused),
+            Answer::Refused(refused) => {
+                if retries && let Some(row) = self.app.journal.row(run).await?.filter(|row| !row.summary.ended) {
+                    // Whoever says this of a run that stands still wants it to go on.
+                    self.lanes().ask(run, row.summary.repo.as_deref());
+                    self.pump();
+                }
+                Verdict::Refused(refused)
+            }
         })
     }
 
@@ -126,6 +140,14 @@ impl Desk {
             self.pump();
         }
         Ok(())
+    }
+
+    /// Leaves word for the daemon of the home that a person wants a run to go on; to be called in another process.
+    ///
+    /// # Errors
+    /// The journal's.
+    pub async fn ask_from_elsewhere(app: &App, run: RunId) -> Result<(), Error> {
+        Ok(app.journal.keep(ASKED, vec![(run.to_string(), Some(Value::Bool(true)))]).await?)
     }
 
     /// Takes up every run that has not ended and that nobody knows of, or that stood still.
@@ -173,12 +195,7 @@ impl Desk {
             };
             let desk = self.clone();
             self.driving.spawn(async move {
-                // Whoever waits for a person costs nothing until the word comes.
-                let back = match desk.engine.drive(run, Until::PersonNeeded, desk.stop.clone()).await {
-                    Ok(Stopped::PersonNeeded) => Back::Resting,
-                    Ok(Stopped::Ended | Stopped::Interrupted) | Err(EngineError::Driven(_)) => Back::Over,
-                    Err(error) => Back::Standing(Error::from(error).to_text().trim_end().to_owned()),
-                };
+                let back = desk.drive_in_turn(run).await;
                 if let Back::Standing(why) = &back
                     && told.as_ref() != Some(why)
                 {
@@ -190,29 +207,67 @@ impl Desk {
         }
     }
 
+    async fn drive_in_turn(&self, run: RunId) -> Back {
+        loop {
+            // Whoever waits for a person costs nothing until the word comes.
+            return match self.engine.drive(run, Until::PersonNeeded, self.stop.clone()).await {
+                Ok(Stopped::PersonNeeded) => Back::Resting,
+                Ok(Stopped::Ended | Stopped::Interrupted) => Back::Over,
+                // An earlier driver puts away what it had; it does nothing more for the run.
+                Err(EngineError::Driven(_)) if !self.stop.is_cancelled() => {
+                    tokio::time::sleep(CLOSING).await;
+                    continue;
+                }
+                Err(EngineError::Driven(_)) => Back::Over,
+                Err(error) => Back::Standing(Error::from(error).to_text().trim_end().to_owned()),
+            };
+        }
+    }
+
     /// Answers what other processes asked through the journal, until the stop.
     pub async fn serve_posted(self: Arc<Self>) {
-        let (mut stamp, mut looked) = (None, Instant::now());
+        let mut notices = self.app.journal.notices();
+        let (mut stamp, mut written) = (None, false);
+        let (mut look, mut again) = (Instant::now(), POSTED_POLL);
         while !self.stop.is_cancelled() {
             // An idle daemon asks the file system, not the journal.
             let now = self.app.journal.stamp();
-            if now.is_none() || now != stamp || looked.elapsed() >= POSTED_LOOK {
-                (stamp, looked) = (now, Instant::now());
-                self.answer_posted().await;
+            if written || now.is_none() || now != stamp {
+                (stamp, look, again) = (now, Instant::now(), POSTED_POLL);
             }
+            if look <= Instant::now() {
+                if let Err(error) = self.answer_posted().await {
+                    tracing::warn!(%error, "cannot look for posted requests");
+                }
+                // A write shows before it can be read, by as long as the disk takes: it is looked for again, ever more rarely.
+                look = Instant::now() + again;
+                again = (again * 2).min(POSTED_LOOK);
+            }
+            // The first of many writes is answered at once, and at most so many are.
             tokio::select! {
                 () = self.stop.cancelled() => {}
                 () = tokio::time::sleep(POSTED_POLL) => {}
             }
+            let idle = if notices.is_some() { POSTED_IDLE } else { Duration::ZERO };
+            written = tokio::select! {
+                () = self.stop.cancelled() => false,
+                () = told(&mut notices) => true,
+                () = tokio::time::sleep(idle.min(look.saturating_duration_since(Instant::now()))) => false,
+            };
         }
     }
 
-    async fn answer_posted(self: &Arc<Self>) {
-        let posted = match self.app.journal.posted().await {
-            Ok(posted) => posted,
-            Err(error) => return tracing::warn!(%error, "cannot look for posted requests"),
-        };
-        for asked in posted {
+    async fn answer_posted(self: &Arc<Self>) -> Result<(), JournalError> {
+        for (run, _) in self.app.journal.kept_with(ASKED, "").await? {
+            if let Ok(run) = run.parse::<RunId>()
+                && let Some(row) = self.app.journal.row(run).await?.filter(|row| !row.summary.ended)
+            {
+                self.lanes().ask(run, row.summary.repo.as_deref());
+                self.pump();
+            }
+            self.app.journal.keep(ASKED, vec![(run, None)]).await?;
+        }
+        for asked in self.app.journal.posted().await? {
             let verdict = self.decide(asked.run, asked.request).await.unwrap_or_else(|error| {
                 Verdict::Refused(Refused { code: "engine".to_owned(), message: error.to_string() })
             });
@@ -220,6 +275,7 @@ impl Desk {
                 tracing::warn!(%error, "cannot answer a posted request");
             }
         }
+        Ok(())
     }
 
     /// Waits until every run has been put down; call it after the stop.
@@ -238,6 +294,21 @@ impl Desk {
         Ok(self.app.journal.runs(limit).await?)
     }
 
+    /// The newest runs first that fit, at most `limit`.
+    pub async fn list(&self, wanted: Wanted, limit: usize) -> Result<Vec<RunRow>, Error> {
+        Ok(self.app.journal.list(wanted, limit).await?)
+    }
+
+    /// How many runs fit.
+    pub async fn count(&self, wanted: Wanted) -> Result<u64, Error> {
+        Ok(self.app.journal.count(wanted).await?)
+    }
+
+    /// How many runs there are, by how they stand.
+    pub async fn census(&self) -> Result<Census, Error> {
+        Ok(self.app.journal.census().await?)
+    }
+
     /// A run's events with a number above `after`, in order.
     pub async fn events(&self, run: RunId, after: u64) -> Result<Vec<Event>, Error> {
         Ok(self.app.journal.events(run, after).await?)
@@ -252,4 +323,18 @@ impl Desk {
     pub fn stopping(&self) -> CancellationToken {
         self.stop.clone()
     }
+}
+
+/// Waits until somebody writes to the journal; for ever where nobody tells.
+async fn told(notices: &mut Option<Notices>) {
+    if let Some(from) = notices {
+        match from.next().await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(%error, "there are no more notices of the journal; it is looked at often instead");
+                *notices = None;
+            }
+        }
+    }
+    std::future::pending().await
 }

@@ -18,8 +18,8 @@ type Repo = Option<String>;
 enum Place {
     /// In its lane, perhaps again after it stood still.
     Waiting { told: Option<String> },
-    /// With the engine; wanted once more when it comes back.
-    Driven { lane: Repo, again: bool },
+    /// With the engine; wanted once more when it comes back, or when it comes back standing still.
+    Driven { lane: Repo, again: bool, asked: bool },
     /// Nothing can be done before a person says something.
     Resting,
     /// It could not be driven; told as this.
@@ -95,6 +95,16 @@ impl Lanes {
         }
     }
 
+    /// A person wants the run to go on: one that stands still, now or when it comes back, is taken up again. The others go on
+    /// by themselves, or wait for a word.
+    pub fn ask(&mut self, run: RunId, repo: Option<&str>) {
+        match self.places.get_mut(&run) {
+            Some(Place::Driven { asked, .. }) => *asked = true,
+            Some(Place::Resting) => {}
+            _ => self.add(run, repo, true),
+        }
+    }
+
     /// Whether a run needs to be put in: nobody knows it, or it stood still.
     pub fn lacks(&self, run: RunId) -> bool {
         matches!(self.places.get(&run), None | Some(Place::Standing(_)))
@@ -119,7 +129,7 @@ impl Lanes {
             if !lane.waiting.is_empty() {
                 self.rotation.push_back(name.clone());
             }
-            let before = self.places.insert(run, Place::Driven { lane: name, again: false });
+            let before = self.places.insert(run, Place::Driven { lane: name, again: false, asked: false });
             let told = if let Some(Place::Waiting { told }) = before { told } else { None };
             return Some((run, told));
         }
@@ -128,7 +138,7 @@ impl Lanes {
 
     /// Takes a run back.
     pub fn back(&mut self, run: RunId, how: Back) {
-        let Some(Place::Driven { lane: name, again }) = self.places.remove(&run) else { return };
+        let Some(Place::Driven { lane: name, again, asked }) = self.places.remove(&run) else { return };
         self.driven -= 1;
         if let Some(lane) = self.lanes.get_mut(&name) {
             lane.driven -= 1;
@@ -137,7 +147,11 @@ impl Lanes {
             }
         }
         match how {
-            // Somebody said something meanwhile.
+            // Somebody said something meanwhile. What is told of it twice has been told once.
+            Back::Standing(why) if again || asked => {
+                self.places.insert(run, Place::Standing(why));
+                self.add(run, name.as_deref(), true);
+            }
             Back::Over | Back::Resting if again => self.add(run, name.as_deref(), true),
             Back::Over => {}
             Back::Resting => {
@@ -207,6 +221,33 @@ mod tests {
         lanes.back(run(1), Back::Over);
         assert!(lanes.lacks(run(1)));
         assert_eq!((lanes.waiting(), lanes.driven(), lanes.places.len(), lanes.lanes.len()), (0, 0, 0, 0));
+    }
+
+    #[test]
+    fn who_asks_while_a_run_comes_to_a_stand_is_heard() {
+        let why = || Back::Standing("no key".into());
+        let mut lanes = Lanes::new(1, 1);
+        lanes.add(run(1), Some("a"), false);
+        assert_eq!(all(&mut lanes), [1]);
+        lanes.ask(run(1), Some("a"));
+        lanes.back(run(1), why());
+        assert_eq!(lanes.next(), Some((run(1), Some("no key".to_owned()))), "it is tried again, and not told again");
+        lanes.back(run(1), why());
+        assert_eq!(lanes.next(), None, "once for each time that somebody asks");
+        lanes.ask(run(1), Some("a"));
+        assert_eq!(all(&mut lanes), [1]);
+        // A word, too, is not left until the next look.
+        lanes.add(run(1), Some("a"), true);
+        lanes.back(run(1), why());
+        assert_eq!(all(&mut lanes), [1]);
+        // Who goes on by himself, or waits for a word, is not disturbed.
+        lanes.ask(run(1), Some("a"));
+        lanes.back(run(1), Back::Resting);
+        lanes.ask(run(1), Some("a"));
+        assert!(all(&mut lanes).is_empty());
+        assert_eq!(lanes.resting(), 1);
+        lanes.ask(run(2), None);
+        assert_eq!(all(&mut lanes), [2], "one that nobody knows");
     }
 
     #[test]

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
@@ -33,6 +33,8 @@ use crate::steps::{Equipment, kind};
 use crate::workspace::{Author, Git, LinkTemplate, Remote, store_key};
 use crate::yaml;
 
+/// How long what was found of this machine's tools is believed.
+const TOOLS_FOR: Duration = Duration::from_secs(10);
 /// A start waits no longer for a docker daemon.
 const SWEEP_WITHIN: Duration = Duration::from_secs(10);
 
@@ -56,6 +58,27 @@ pub struct Shop {
     pub journal: Arc<dyn Journal>,
     /// For prices, which change on dates.
     pub clock: Clock,
+    /// The tools of this machine.
+    pub tools: Tools,
+}
+
+/// What sandboxes are given of this machine: looking for it reads folders, so that many runs share one look. It is looked
+/// for again after a while: somebody may have installed something.
+#[derive(Default)]
+pub struct Tools(Mutex<Option<(Instant, SandboxSettings)>>);
+
+impl Tools {
+    /// The settings of a sandbox that nothing more is said of.
+    fn settings(&self) -> SandboxSettings {
+        let mut found = self.0.lock().expect("no holder of this lock can panic");
+        match found.as_ref() {
+            Some((at, settings)) if at.elapsed() < TOOLS_FOR => settings.clone(),
+            _ => {
+                let settings = SandboxSettings::new(Supervisor::this_program(), &Surroundings::from_env());
+                found.insert((Instant::now(), settings)).1.clone()
+            }
+        }
+    }
 }
 
 /// Artifacts of the journal as the agent loops see them.
@@ -155,7 +178,7 @@ impl Shop {
     pub fn sandbox(&self, name: &str, repo: Option<&str>, run: Option<RunId>) -> Result<Arc<dyn Sandbox>, Failure> {
         let (settings, configured) = self.sandbox_of(repo);
         let kind: SandboxKind = name.parse().map_err(|error| crate::steps::sandbox_failure(&error))?;
-        let mut own = SandboxSettings::new(Supervisor::this_program(), &Surroundings::from_env());
+        let mut own = self.tools.settings();
         own.read = settings.read.clone();
         own.hide = vec![self.home.clone()];
         if settings.kind == SandboxType::Host && configured == name {

@@ -6,7 +6,10 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::{ARTIFACT_MAX, Acceptance, EVENT_MAX, Journal, JournalError, KEPT_MAX, Posted, RunRow, Summary, Verdict};
+use super::{
+    ARTIFACT_MAX, Acceptance, Census, EVENT_MAX, Journal, JournalError, KEPT_MAX, Posted, RunRow, Summary, Verdict,
+    Wanted,
+};
 use crate::core::event::{Event, EventBody};
 use crate::core::id::RunId;
 use crate::core::plan::sha256;
@@ -119,6 +122,32 @@ impl Journal for MemoryJournal {
 
     async fn runs(&self, limit: usize) -> Result<Vec<RunRow>, JournalError> {
         Ok(self.with(|inner| inner.runs.iter().rev().take(limit).map(row).collect()))
+    }
+
+    async fn list(&self, wanted: Wanted, limit: usize) -> Result<Vec<RunRow>, JournalError> {
+        let mut rows = self.with(|inner| inner.runs.iter().map(row).collect::<Vec<_>>());
+        rows.sort_by_key(|row| std::cmp::Reverse((row.created_at, row.id)));
+        if let Some(behind) = wanted.behind {
+            let at = rows.iter().position(|row| row.id == behind).map_or(rows.len(), |at| at + 1);
+            rows.drain(..at);
+        }
+        rows.retain(|row| wanted.fits(row));
+        rows.truncate(limit);
+        Ok(rows)
+    }
+
+    async fn count(&self, wanted: Wanted) -> Result<u64, JournalError> {
+        Ok(self.list(wanted, usize::MAX).await?.len() as u64)
+    }
+
+    async fn census(&self) -> Result<Census, JournalError> {
+        let mut census = Census::default();
+        for row in self.list(Wanted::default(), usize::MAX).await? {
+            census.open += u64::from(!row.summary.ended);
+            census.waiting += u64::from(row.summary.waiting_for.is_some());
+            *census.by_status.entry(row.summary.status).or_default() += 1;
+        }
+        Ok(census)
     }
 
     async fn open_rows(&self) -> Result<Vec<RunRow>, JournalError> {

@@ -5,8 +5,10 @@
 //! of events reads them in one order over all runs, and keeps here how far it got.
 
 mod memory;
+mod notices;
 mod sqlite;
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -20,6 +22,7 @@ use crate::core::request::{Refused, Request};
 use crate::core::time::Timestamp;
 
 pub use memory::MemoryJournal;
+pub use notices::Notices;
 pub use sqlite::{Durability, SqliteJournal};
 
 /// The largest event, as JSON, in bytes; larger outputs become artifacts.
@@ -57,6 +60,45 @@ pub struct RunRow {
     pub updated_at: Timestamp,
     /// The rest.
     pub summary: Summary,
+}
+
+/// Which runs a list is to show: those that fit everything that is given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The contract's word.
+    pub status: Option<String>,
+    /// The repository.
+    pub repo: Option<String>,
+    /// Whether a person has to say something.
+    pub waiting: Option<bool>,
+    /// Whether they ended.
+    pub ended: Option<bool>,
+    /// Their last event happened at this time or later.
+    pub since: Option<Timestamp>,
+    /// Those that come after this run in the list; without such a run, none.
+    pub behind: Option<RunId>,
+}
+
+impl Wanted {
+    fn fits(&self, row: &RunRow) -> bool {
+        let summary = &row.summary;
+        self.status.as_ref().is_none_or(|status| summary.status == *status)
+            && self.repo.as_ref().is_none_or(|repo| summary.repo.as_ref() == Some(repo))
+            && self.waiting.is_none_or(|waiting| summary.waiting_for.is_some() == waiting)
+            && self.ended.is_none_or(|ended| summary.ended == ended)
+            && self.since.is_none_or(|since| row.updated_at >= since)
+    }
+}
+
+/// How many runs there are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Census {
+    /// By the contract's word; words that no run has are missing.
+    pub by_status: BTreeMap<String, u64>,
+    /// Runs that have not ended.
+    pub open: u64,
+    /// Runs that wait for a person.
+    pub waiting: u64,
 }
 
 /// What became of an acceptance.
@@ -100,6 +142,12 @@ pub trait Journal: Send + Sync {
     async fn events(&self, run: RunId, after: u64) -> Result<Vec<Event>, JournalError>;
     /// The newest runs first, at most `limit`.
     async fn runs(&self, limit: usize) -> Result<Vec<RunRow>, JournalError>;
+    /// The newest runs first that fit, at most `limit`. What it costs grows with the answer, not with the runs there are.
+    async fn list(&self, wanted: Wanted, limit: usize) -> Result<Vec<RunRow>, JournalError>;
+    /// How many runs fit.
+    async fn count(&self, wanted: Wanted) -> Result<u64, JournalError>;
+    /// How many runs there are, by how they stand.
+    async fn census(&self) -> Result<Census, JournalError>;
     /// Runs that have not ended, oldest first.
     async fn open_runs(&self) -> Result<Vec<RunId>, JournalError>;
     /// The same, with what lists show of them.
@@ -119,6 +167,11 @@ pub trait Journal: Send + Sync {
     /// Something that is different once another process may have written; `None` where nobody can tell. It costs next to
     /// nothing, and may, rarely, miss a write for a moment.
     fn stamp(&self) -> Option<(u64, SystemTime)> {
+        None
+    }
+    /// Tells when somebody writes, in this process or another; `None` where the system does not. To be called within a
+    /// runtime.
+    fn notices(&self) -> Option<Notices> {
         None
     }
     /// Gives a posted request its verdict.
@@ -308,6 +361,7 @@ mod suite {
         artifacts(journal).await;
         requests(journal).await;
         lists(journal).await;
+        wishes(journal).await;
         feeds(journal).await;
         keeps(journal).await;
     }
@@ -383,16 +437,71 @@ mod suite {
         assert!(journal.find("%").await.unwrap().is_empty(), "patterns are text");
     }
 
+    async fn wishes(journal: &dyn Journal) {
+        let ids = |rows: Vec<RunRow>| rows.iter().map(|row| row.id).collect::<Vec<_>>();
+        let list = |wanted: Wanted, limit| async move { ids(journal.list(wanted, limit).await.unwrap()) };
+        let is = |status: &str| Wanted { status: Some(status.to_owned()), ..Wanted::default() };
+        let in_repo = |repo: &str| Wanted { repo: Some(repo.to_owned()), ..Wanted::default() };
+        // What `lists` left.
+        for n in 1..=2 {
+            assert_eq!(journal.row(run(n)).await.unwrap().unwrap().summary.ended, n == 1);
+        }
+        for n in 11..=14 {
+            let Event { body: EventBody::Accepted(mut spec), .. } = first(run(n), None) else { unreachable!() };
+            spec.repo = (n % 2 == 0).then(|| "even".to_owned());
+            let summary = Summary { repo: spec.repo.clone(), ..summary("EXECUTING") };
+            // Two at a time: where the times are the same, the ids decide.
+            let at = Timestamp(2_000 + i64::from(n / 2));
+            let first = Event { seq: 1, at, body: EventBody::Accepted(spec) };
+            journal.accept(first, summary.clone()).await.unwrap();
+            let asks = (n == 12).then(|| "approval".to_owned());
+            let status = if n == 12 { "PLANNED" } else { "EXECUTING" };
+            let summary = Summary { waiting_for: asks, status: status.to_owned(), ..summary };
+            journal.append(run(n), vec![Event { at: Timestamp(3_000), ..event(2) }], summary).await.unwrap();
+        }
+        let all = [14, 13, 12, 11, 2, 1].map(run);
+        // Those two are of one moment; run 12 and 13 too.
+        assert_eq!(list(Wanted::default(), 10).await, all);
+        assert_eq!(list(Wanted::default(), 2).await, all[..2]);
+        for (at, one) in all.iter().enumerate() {
+            let rest = Wanted { behind: Some(*one), ..Wanted::default() };
+            assert_eq!(list(rest, 10).await, all[at + 1..], "a page goes on behind the last one");
+        }
+        assert!(list(Wanted { behind: Some(run(99)), ..Wanted::default() }, 10).await.is_empty());
+        assert_eq!(list(is("EXECUTING"), 10).await, [14, 13, 11, 2].map(run));
+        assert_eq!(list(Wanted { behind: Some(run(13)), ..is("EXECUTING") }, 1).await, [run(11)]);
+        assert_eq!(list(in_repo("even"), 10).await, [14, 12].map(run));
+        assert_eq!(list(Wanted { repo: Some("even".to_owned()), ..is("PLANNED") }, 10).await, [run(12)]);
+        assert!(list(in_repo("' OR 1"), 10).await.is_empty());
+        assert_eq!(list(Wanted { waiting: Some(true), ..Wanted::default() }, 10).await, [run(12)]);
+        let running = Wanted { waiting: Some(false), ended: Some(false), ..Wanted::default() };
+        assert_eq!(list(running.clone(), 10).await, [14, 13, 11, 2].map(run));
+        assert_eq!(journal.count(running).await.unwrap(), 4);
+        assert_eq!(list(Wanted { ended: Some(true), ..Wanted::default() }, 10).await, [run(1)]);
+        assert_eq!(journal.count(Wanted { since: Some(Timestamp(3_000)), ..Wanted::default() }).await.unwrap(), 4);
+        assert_eq!(journal.count(Wanted { since: Some(Timestamp(3_001)), ..Wanted::default() }).await.unwrap(), 0);
+        let by_status = [("COMPLETED", 1), ("EXECUTING", 4), ("PLANNED", 1)];
+        let by_status = by_status.map(|(status, count)| (status.to_owned(), count)).into();
+        assert_eq!(journal.census().await.unwrap(), Census { by_status, open: 5, waiting: 1 });
+        // They are over for what follows.
+        for n in 11..=14 {
+            journal.append(run(n), vec![event(3)], summary("COMPLETED")).await.unwrap();
+        }
+        let census = journal.census().await.unwrap();
+        assert_eq!((census.by_status["COMPLETED"], census.open, census.waiting), (5, 1, 0));
+    }
+
     async fn feeds(journal: &dyn Journal) {
         let all = journal.feed(0, 100).await.unwrap();
         let order: Vec<_> = all.iter().map(|(_, run, event)| (*run, event.seq)).collect();
-        assert_eq!(order, [(run(1), 1), (run(1), 2), (run(1), 3), (run(2), 1), (run(1), 4)], "as they were recorded");
+        let began = [(run(1), 1), (run(1), 2), (run(1), 3), (run(2), 1), (run(1), 4)];
+        assert_eq!(order[..5], began, "as they were recorded");
         assert!(all.windows(2).all(|pair| pair[0].0 < pair[1].0));
         assert_eq!(all[0].2, first(run(1), None));
         let rest = journal.feed(all[2].0, 1).await.unwrap();
         assert_eq!(rest, all[3..4]);
         let end = journal.feed_end().await.unwrap();
-        assert_eq!(end, all[4].0);
+        assert_eq!(end, all.last().unwrap().0);
         assert!(journal.feed(end, 100).await.unwrap().is_empty());
         journal.append(run(2), vec![event(2)], summary("EXECUTING")).await.unwrap();
         let more = journal.feed(end, 100).await.unwrap();

@@ -7,12 +7,15 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::memory::{encode, encode_kept};
-use super::{ARTIFACT_MAX, Acceptance, Journal, JournalError, Posted, RunRow, Summary, Verdict};
+use super::{
+    ARTIFACT_MAX, Acceptance, Census, Journal, JournalError, Notices, Posted, RunRow, Summary, Verdict, Wanted,
+};
 use crate::core::event::{Event, EventBody};
 use crate::core::id::RunId;
 use crate::core::plan::sha256;
@@ -56,6 +59,20 @@ const MIGRATIONS: &[&str] = &[
     CREATE TABLE kept (
         scope TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (scope, key)
     ) STRICT, WITHOUT ROWID;
+",
+    "
+    -- Lists of runs by how they stand: what of the summary is asked for, as columns that cost nothing where it is not.
+    ALTER TABLE runs ADD COLUMN status TEXT GENERATED ALWAYS AS (summary ->> '$.status') VIRTUAL;
+    ALTER TABLE runs ADD COLUMN repo TEXT GENERATED ALWAYS AS (summary ->> '$.repo') VIRTUAL;
+    ALTER TABLE runs ADD COLUMN waiting_for TEXT GENERATED ALWAYS AS (summary ->> '$.waiting_for') VIRTUAL;
+    CREATE INDEX runs_by_time ON runs (created_at, id);
+    DROP INDEX runs_open;
+    CREATE INDEX runs_open ON runs (created_at, id) WHERE ended = 0;
+    CREATE INDEX runs_by_status ON runs (status, created_at, id);
+    CREATE INDEX runs_by_repo ON runs (repo, created_at, id);
+    CREATE INDEX runs_ended ON runs (created_at, id) WHERE ended = 1;
+    CREATE INDEX runs_waiting ON runs (created_at, id) WHERE waiting_for IS NOT NULL;
+    CREATE INDEX runs_failed ON runs (updated_at) WHERE status = 'FAILED';
 ",
 ];
 
@@ -174,16 +191,12 @@ impl SqliteJournal {
 }
 
 impl SqliteJournal {
-    /// Rows of the table of runs, chosen by a clause of ours with one parameter.
-    async fn rows(
-        &self,
-        clause: &'static str,
-        parameter: impl rusqlite::ToSql + Send + 'static,
-    ) -> Result<Vec<RunRow>, JournalError> {
+    /// Rows of the table of runs, chosen by a clause of ours.
+    async fn rows(&self, clause: impl Into<String>, parameters: Vec<Sql>) -> Result<Vec<RunRow>, JournalError> {
+        let select = format!("SELECT id, created_at, updated_at, summary FROM runs {}", clause.into());
         self.read(move |connection| {
-            let select = format!("SELECT id, created_at, updated_at, summary FROM runs {clause}");
             let mut select = connection.prepare_cached(&select)?;
-            let rows = select.query_map([parameter], |row| {
+            let rows = select.query_map(rusqlite::params_from_iter(parameters), |row| {
                 Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?, row.get::<_, String>(3)?))
             })?;
             rows.map(|row| {
@@ -205,6 +218,39 @@ impl Drop for SqliteJournal {
             let _ = thread.join();
         }
     }
+}
+
+/// The clause that chooses what is wanted, and its parameters. Each shape of a wish is one statement, which is kept.
+fn clause(wanted: Wanted) -> (String, Vec<Sql>) {
+    let (mut parts, mut parameters): (Vec<&str>, Vec<Sql>) = (vec!["1"], Vec::new());
+    let mut index = "";
+    match wanted.status {
+        // There may be many failed runs, and few that failed of late.
+        Some(status) if status == "FAILED" && wanted.since.is_some() => {
+            parts.push("status = 'FAILED'");
+            index = "INDEXED BY runs_failed ";
+        }
+        Some(status) => {
+            parts.push("status = ?");
+            parameters.push(status.into());
+        }
+        None => {}
+    }
+    if let Some(repo) = wanted.repo {
+        parts.push("repo = ?");
+        parameters.push(repo.into());
+    }
+    parts.extend(wanted.waiting.map(|yes| if yes { "waiting_for IS NOT NULL" } else { "waiting_for IS NULL" }));
+    parts.extend(wanted.ended.map(|yes| if yes { "ended = 1" } else { "ended = 0" }));
+    if let Some(since) = wanted.since {
+        parts.push("updated_at >= ?");
+        parameters.push(since.0.into());
+    }
+    if let Some(behind) = wanted.behind {
+        parts.push("(created_at, id) < (SELECT created_at, id FROM runs WHERE id = ?)");
+        parameters.push(behind.to_string().into());
+    }
+    (format!("{index}WHERE {}", parts.join(" AND ")), parameters)
 }
 
 enum WriteError {
@@ -362,7 +408,7 @@ impl Journal for SqliteJournal {
 
     async fn append(&self, run: RunId, events: Vec<Event>, summary: Summary) -> Result<(), JournalError> {
         let Some((first, last)) = events.first().zip(events.last()) else { return Ok(()) };
-        let (first, last_seq, at) = (first.seq, last.seq, last.at.0);
+        let (id, first, last_seq, at) = (run, first.seq, last.seq, last.at.0);
         let gap = events.iter().zip(first..).find(|(event, wanted)| event.seq != *wanted);
         if let Some((event, _)) = gap {
             return Err(JournalError::Conflict { run, seq: event.seq });
@@ -371,16 +417,30 @@ impl Journal for SqliteJournal {
             events.iter().map(|event| Ok((event.seq, encode(event)?))).collect::<Result<Vec<_>, JournalError>>()?;
         self.write(move |transaction| {
             let summary_text = serde_json::to_string(&summary).expect("a summary is plain data");
+            let run = run.to_string();
+            // Mostly the summary stays as it is; what is not written needs no place in an index.
+            let same = transaction
+                .prepare_cached("SELECT summary = ?1 FROM runs WHERE id = ?2")?
+                .query_row(params![summary_text, run], |row| row.get(0))
+                .optional()?
+                .unwrap_or(false);
             // The condition on `last_seq` makes a second writer fail instead of forking the history.
-            let changed = transaction
-                .prepare_cached(
-                    "UPDATE runs SET updated_at = ?1, last_seq = ?2, ended = ?3, summary = ?4 WHERE id = ?5 AND last_seq = ?6",
-                )?
-                .execute(params![at, last_seq as i64, summary.ended, summary_text, run.to_string(), first as i64 - 1])?;
+            let (at_seq, before) = (last_seq as i64, first as i64 - 1);
+            let changed = if same {
+                transaction
+                    .prepare_cached("UPDATE runs SET updated_at = ?1, last_seq = ?2 WHERE id = ?3 AND last_seq = ?4")?
+                    .execute(params![at, at_seq, run, before])?
+            } else {
+                transaction
+                    .prepare_cached(
+                        "UPDATE runs SET updated_at = ?1, last_seq = ?2, ended = ?3, summary = ?4 WHERE id = ?5 AND last_seq = ?6",
+                    )?
+                    .execute(params![at, at_seq, summary.ended, summary_text, run, before])?
+            };
             if changed != 1 {
-                return Err(JournalError::Conflict { run, seq: first }.into());
+                return Err(JournalError::Conflict { run: id, seq: first }.into());
             }
-            insert_events(transaction, &run.to_string(), &rows)?;
+            insert_events(transaction, &run, &rows)?;
             Ok(())
         })
         .await
@@ -399,15 +459,47 @@ impl Journal for SqliteJournal {
 
     async fn runs(&self, limit: usize) -> Result<Vec<RunRow>, JournalError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        self.rows("ORDER BY created_at DESC, id DESC LIMIT ?1", limit).await
+        self.rows("ORDER BY created_at DESC, id DESC LIMIT ?1", vec![limit.into()]).await
+    }
+
+    async fn list(&self, wanted: Wanted, limit: usize) -> Result<Vec<RunRow>, JournalError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let (clause, mut parameters) = clause(wanted);
+        parameters.push(limit.into());
+        self.rows(format!("{clause} ORDER BY created_at DESC, id DESC LIMIT ?"), parameters).await
+    }
+
+    async fn count(&self, wanted: Wanted) -> Result<u64, JournalError> {
+        let (clause, parameters) = clause(wanted);
+        self.read(move |connection| {
+            let mut select = connection.prepare_cached(&format!("SELECT count(*) FROM runs {clause}"))?;
+            Ok(select.query_row(rusqlite::params_from_iter(parameters), |row| row.get::<_, i64>(0))?.unsigned_abs())
+        })
+        .await
+    }
+
+    async fn census(&self) -> Result<Census, JournalError> {
+        self.read(|connection| {
+            let number = |select: &str| -> rusqlite::Result<u64> {
+                let count: i64 = connection.prepare_cached(select)?.query_row([], |row| row.get(0))?;
+                Ok(count.unsigned_abs())
+            };
+            // Each of them reads one index.
+            let open = number("SELECT count(*) FROM runs WHERE ended = 0")?;
+            let waiting = number("SELECT count(*) FROM runs WHERE waiting_for IS NOT NULL")?;
+            let mut select = connection.prepare_cached("SELECT status, count(*) FROM runs GROUP BY status")?;
+            let rows = select.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?;
+            Ok(Census { by_status: rows.collect::<rusqlite::Result<_>>()?, open, waiting })
+        })
+        .await
     }
 
     async fn open_rows(&self) -> Result<Vec<RunRow>, JournalError> {
-        self.rows("WHERE ended = 0 AND ?1 ORDER BY created_at", 1).await
+        self.rows("WHERE ended = 0 ORDER BY created_at", Vec::new()).await
     }
 
     async fn row(&self, run: RunId) -> Result<Option<RunRow>, JournalError> {
-        Ok(self.rows("WHERE id = ?1", run.to_string()).await?.pop())
+        Ok(self.rows("WHERE id = ?1", vec![run.to_string().into()]).await?.pop())
     }
 
     async fn open_runs(&self) -> Result<Vec<RunId>, JournalError> {
@@ -493,6 +585,18 @@ impl Journal for SqliteJournal {
         log.push("-wal");
         let meta = std::fs::metadata(log).ok()?;
         Some((meta.len(), meta.modified().ok()?))
+    }
+
+    fn notices(&self) -> Option<Notices> {
+        let mut log = self.path.clone().into_os_string();
+        log.push("-wal");
+        match Notices::of(Path::new(&log)) {
+            Ok(notices) => Some(notices),
+            Err(error) => {
+                tracing::warn!(%error, "the system gives no notices of the journal; it is looked at often instead");
+                None
+            }
+        }
     }
 
     async fn judge(&self, id: i64, verdict: Verdict) -> Result<(), JournalError> {
@@ -680,6 +784,67 @@ mod tests {
         assert_eq!(journal.feed(3, 10).await.unwrap()[0].0, 4);
         drop(journal);
         assert_eq!(open(&home).unwrap().feed(0, 10).await.unwrap().len(), 4, "once migrated, it opens as it is");
+    }
+
+    #[tokio::test]
+    async fn a_journal_of_the_second_format_opens_and_its_runs_are_listed() {
+        let home = home();
+        let path = home.path().join("state.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(MIGRATIONS[0]).unwrap();
+        old.execute_batch(MIGRATIONS[1]).unwrap();
+        old.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+        old.pragma_update(None, "user_version", 2).unwrap();
+        for (n, status) in [(1, "COMPLETED"), (2, "PLANNED")] {
+            let id = suite::run(n);
+            let mut summary = suite::summary(status);
+            summary.waiting_for = (n == 2).then(|| "approval".to_owned());
+            let ended = summary.ended;
+            let values = params![id.to_string(), id.short(), n, ended, serde_json::to_string(&summary).unwrap()];
+            old.execute("INSERT INTO runs VALUES (?1, ?2, NULL, ?3, ?3, 1, ?4, ?5)", values).unwrap();
+        }
+        drop(old);
+        let journal = open(&home).unwrap();
+        let waiting = journal.list(Wanted { waiting: Some(true), ..Wanted::default() }, 9).await.unwrap();
+        assert_eq!(waiting.iter().map(|row| row.id).collect::<Vec<_>>(), [suite::run(2)]);
+        let census = journal.census().await.unwrap();
+        assert_eq!((census.by_status["COMPLETED"], census.open, census.waiting), (1, 1, 1));
+        drop(journal);
+        assert_eq!(open(&home).unwrap().runs(9).await.unwrap().len(), 2, "once migrated, it opens as it is");
+    }
+
+    #[test]
+    fn no_list_reads_runs_that_it_does_not_show() {
+        let home = home();
+        let journal = open(&home).unwrap();
+        let connection = journal.reader.lock().unwrap();
+        let status = |status: &str| Wanted { status: Some(status.to_owned()), ..Wanted::default() };
+        let repo = Wanted { repo: Some("shop".to_owned()), ..Wanted::default() };
+        for (wanted, index) in [
+            (Wanted::default(), "runs_by_time"),
+            (status("FAILED"), "runs_by_status"),
+            (Wanted { since: Some(Timestamp(1)), ..status("FAILED") }, "runs_failed"),
+            (repo.clone(), "runs_by_repo"),
+            (Wanted { behind: Some(suite::run(1)), ..repo }, "runs_by_repo"),
+            (Wanted { behind: Some(suite::run(1)), ..status("FAILED") }, "runs_by_status"),
+            (Wanted { behind: Some(suite::run(1)), ..Wanted::default() }, "runs_by_time"),
+            (Wanted { waiting: Some(true), ..Wanted::default() }, "runs_waiting"),
+            (Wanted { ended: Some(true), ..Wanted::default() }, "runs_ended"),
+            (Wanted { ended: Some(false), waiting: Some(false), ..Wanted::default() }, "runs_open"),
+        ] {
+            let (clause, mut parameters) = clause(wanted.clone());
+            parameters.push(10.into());
+            let select = format!("SELECT summary FROM runs {clause} ORDER BY created_at DESC, id DESC LIMIT ?");
+            let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {select}")).unwrap();
+            let lines = plan.query_map(rusqlite::params_from_iter(parameters), |row| row.get::<_, String>(3)).unwrap();
+            let plan = lines.collect::<rusqlite::Result<Vec<_>>>().unwrap().join("; ");
+            assert!(plan.contains(&format!(" {index}")), "{wanted:?}: {plan}");
+        }
+        for (count, index) in [("WHERE ended = 0", "runs_open"), ("WHERE waiting_for IS NOT NULL", "runs_waiting")] {
+            let select = format!("EXPLAIN QUERY PLAN SELECT count(*) FROM runs {count}");
+            let plan: String = connection.query_row(&select, [], |row| row.get(3)).unwrap();
+            assert!(plan.contains(index), "{plan}");
+        }
     }
 
     #[tokio::test]

@@ -128,7 +128,7 @@ def two_tabs(browser, world, size):
         expect(two.locator("#revise-text")).to_have_value("algo mío")
         # The button below the draft still shows revision 1, and approves nothing else.
         two.locator("#plan").get_by_role("button", name="Aprobar la revisión 1").click()
-        expect(two.locator(".notice.bad")).to_contain_text("revision 2")
+        expect(two.locator(".notice.bad")).to_contain_text("ya no es el actual")
         one.locator("#stop summary").click()
         one.get_by_role("button", name="Abort this run").click()
         expect(two.locator("#head .badge")).to_have_text("detenido")

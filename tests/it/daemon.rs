@@ -318,6 +318,72 @@ fn a_run_that_waits_for_a_person_survives_the_daemon() {
 }
 
 #[test]
+fn a_run_that_stands_still_goes_on_when_somebody_asks() {
+    let world = quick();
+    let with_repos = |repos: &str| {
+        let text = format!("repos: {repos}\nsandbox: {{type: host}}\nweb: {{listen: '127.0.0.1:0'}}\n");
+        std::fs::write(world.home().join("devo.yaml"), text).unwrap();
+    };
+    let log = || std::fs::read_to_string(world.path("serve.log")).unwrap();
+    let task = world.write("t.yaml", "repo: shop\npipeline: {steps: {a: {type: shell, run: 'test -e go'}}}\n");
+    with_repos("{shop: {url: /nowhere, base: main}}");
+    let daemon = Daemon::start(&world);
+    let run = world.devo(&["run", task.to_str().unwrap(), "--no-watch"]).code(0).stdout.trim().to_owned();
+    assert_eq!(ended(&world, &run)["status"], "FAILED");
+    // Its repository goes, and comes back: meanwhile the run can be taken up by nobody.
+    with_repos("{}");
+    daemon.signal(rustix::process::Signal::HUP);
+    daemon.hear("RELOADING=1");
+    daemon.hear("READY=1");
+    world.devo(&["retry", &run, "--no-watch"]).code(0);
+    until(|| log().contains("run stands still").then_some(()));
+    with_repos("{shop: {url: /nowhere, base: main}}");
+    daemon.signal(rustix::process::Signal::HUP);
+    daemon.hear("RELOADING=1");
+    daemon.hear("READY=1");
+    assert_eq!(world.status(&run)["status"], "EXECUTING");
+    // Well before the daemon would look by itself, which it does once in a minute.
+    let asked = Instant::now();
+    world.devo(&["resume", &run]).code(1);
+    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
+    assert_eq!(world.status(&run)["status"], "FAILED", "it was tried again");
+    // A second time, by the word that people try first.
+    with_repos("{}");
+    daemon.signal(rustix::process::Signal::HUP);
+    daemon.hear("RELOADING=1");
+    daemon.hear("READY=1");
+    world.devo(&["retry", &run, "--no-watch"]).code(0);
+    until(|| (log().matches("run stands still").count() == 2).then_some(()));
+    with_repos("{shop: {url: /nowhere, base: main}}");
+    daemon.signal(rustix::process::Signal::HUP);
+    daemon.hear("RELOADING=1");
+    daemon.hear("READY=1");
+    let asked = Instant::now();
+    let refused = world.devo(&["retry", &run]).code(2);
+    assert!(refused.stderr.contains("has not ended") && refused.stderr.contains("resume"), "{}", refused.stderr);
+    assert_eq!(ended(&world, &run)["status"], "FAILED");
+    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
+    daemon.stop();
+}
+
+#[test]
+fn what_a_reload_cannot_change_is_said() {
+    let world = quick();
+    let daemon = Daemon::start(&world);
+    let reload = |more: &str| {
+        configure(&world, more);
+        daemon.signal(rustix::process::Signal::HUP);
+        daemon.hear("RELOADING=1");
+        daemon.hear("READY=1");
+        std::fs::read_to_string(world.path("serve.log")).unwrap()
+    };
+    assert!(!reload("limits: {runs: 3}").contains("started again"), "limits are in force at once");
+    let log = reload("journal: {durability: normal}\nchat: {telegram: {allow: [1]}}");
+    assert!(log.contains("chat.telegram, journal.durability") && log.contains("started again"), "{log}");
+    daemon.stop();
+}
+
+#[test]
 fn kills_between_files_lose_nothing_and_do_nothing_twice() {
     let world = quick();
     configure(&world, "limits: {runs: 8}");

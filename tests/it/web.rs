@@ -375,3 +375,72 @@ fn addresses_that_others_reach_need_users_and_links_sign_in() {
     world.devo(&["login-link", "--user", "nobody"]).code(2);
     daemon.stop();
 }
+
+/// What comes back for raw bytes, in a connection of their own.
+fn raw(address: &str, bytes: &[u8]) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    // It may have answered, and closed, before it has all of it.
+    let _ = stream.write_all(bytes);
+    let mut text = Vec::new();
+    let _ = stream.read_to_end(&mut text);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[test]
+fn hostile_connections_take_nothing_from_others() {
+    use std::io::{Read as _, Write as _};
+    let world = World::bare();
+    std::fs::write(world.home().join("devo.yaml"), format!("{FREE_PORT}\n")).unwrap();
+    let daemon = Daemon::start(&world);
+    let address = daemon.address.as_str();
+    // Bodies: too large, by its own word or in pieces without one; heads: too long, too many; what is no HTTP at all.
+    let head = |more: &str| {
+        format!(
+            "POST /api/v1/runs HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
+             connection: close\r\n{more}\r\n",
+            daemon.token
+        )
+    };
+    let large = "x".repeat(2 * 1024 * 1024);
+    let said = raw(address, (head(&format!("content-length: {}\r\n", large.len())) + &large).as_bytes());
+    assert!(said.starts_with("HTTP/1.1 413 "), "{said}");
+    let piece = format!("{:x}\r\n{large}\r\n0\r\n\r\n", large.len());
+    let said = raw(address, (head("transfer-encoding: chunked\r\n") + &piece).as_bytes());
+    assert!(said.starts_with("HTTP/1.1 413 "), "{said}");
+    let said = raw(address, head(&"x-more: y\r\n".repeat(500)).as_bytes());
+    assert!(said.starts_with("HTTP/1.1 431 "), "{said}");
+    let said = raw(address, b"\x16\x03\x01 this is not HTTP\r\n\r\n");
+    assert!(said.starts_with("HTTP/1.1 400 "), "{said}");
+    let twice = head("content-length: 2\r\ncontent-length: 3\r\n") + "{}";
+    assert!(raw(address, twice.as_bytes()).starts_with("HTTP/1.1 400 "), "two lengths");
+
+    // Slowloris: half a request on more connections than there are; each has so long for the rest.
+    let began = std::time::Instant::now();
+    let mut held: Vec<std::net::TcpStream> = Vec::new();
+    for _ in 0..700 {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n");
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+        held.push(stream);
+    }
+    let mut refused = 0;
+    let mut cut = 0;
+    for stream in &mut held {
+        let mut text = String::new();
+        let _ = stream.read_to_string(&mut text);
+        if text.starts_with("HTTP/1.1 503 ") {
+            refused += 1;
+        } else {
+            assert!(!text.contains("200 OK"), "{text}");
+            cut += 1;
+        }
+    }
+    assert!(cut <= 512 && refused + cut == 700, "{cut} were let in");
+    assert!(began.elapsed() < std::time::Duration::from_secs(50), "they were cut off after {:?}", began.elapsed());
+    // The others go on, and so does whoever stays silent less long.
+    assert_eq!(send(address, "GET", "/healthz", &[], "").status, 200);
+    let said = daemon.stop();
+    assert!(!said.contains("panicked"), "{said}");
+}

@@ -7,7 +7,7 @@ use super::drive::{Job, drive, stop_on_signals, who};
 use super::hands::Hands;
 use super::run::{WatchArgs, start};
 use super::{Cx, Entry, Group, parsed, remote};
-use crate::app::{App, Owned, Owner, TaskRequest, TaskSource};
+use crate::app::{App, Desk, Owned, Owner, TaskRequest, TaskSource};
 use crate::core::id::RunId;
 use crate::error::{Error, Exit};
 use crate::frontends::inbox::{Aside, read_task};
@@ -46,6 +46,8 @@ fn resume(cx: &Cx, args: &Args) -> Result<Exit, Error> {
             Owner::Daemon(_) => {
                 let submitted = app.journal.row(run).await?.is_none();
                 let run = if submitted { remote::accepted(cx, &app, run).await? } else { run };
+                // One that stands still is tried again now, not at the daemon's next look.
+                Desk::ask_from_elsewhere(&app, run).await?;
                 return remote::follow(cx, &app, run, watch, !submitted).await;
             }
         };

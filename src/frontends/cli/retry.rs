@@ -45,7 +45,7 @@ fn retry(cx: &Cx, args: &Args) -> Result<Exit, Error> {
     cx.wait_on_all_cores(async {
         let run = app.resolve_run(&args.run).await?;
         let request = Request { signal: Signal::Retry { from }, who: who() };
-        let refused = |refused| Err(Error::from(refused).hint(format!("{} status {}", cx.devo, run.short())));
+        let refused = |refused| Err(Error::from(refused).hint(format!("{} resume {}", cx.devo, run.short())));
         let owned = match app.owner(&format!("devo retry {}", run.short())).await? {
             Owner::Here(owned) => owned,
             Owner::Daemon(_) => {

@@ -14,10 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Cx, Entry, Group, parsed};
 use crate::app::Desk;
+use crate::config::Config;
 use crate::core::event::{Ending, EventBody};
 use crate::engine::Notice;
 use crate::error::{Error, Exit};
 use crate::frontends::{CHANNELS, Channel};
+use crate::journal::Durability;
 
 pub const ENTRY: Entry = Entry {
     name: super::SERVE,
@@ -127,16 +129,42 @@ fn listen() -> Result<(CancellationToken, Arc<Notify>), Error> {
 
 /// Puts devo.yaml's present text into force, or says what is wrong with it and goes on as before.
 fn read_again(desk: &Arc<Desk>) {
+    let before = desk.app.config();
     match desk.app.reload() {
         Ok(()) => {
             desk.apply_limits();
             tracing::info!("devo.yaml was read again; it is in force for new runs");
+            let keys = wants_restart(&before, &desk.app.config());
+            if !keys.is_empty() {
+                let keys = keys.join(", ");
+                tracing::warn!(%keys, "these keys changed, and take full effect only when `devo serve` is started again");
+            }
         }
         Err(error) => {
             let error = error.to_text();
             tracing::error!(error = %error.trim_end(), "devo.yaml was read again and has mistakes; nothing was changed");
         }
     }
+}
+
+/// The keys that differ, of those that are used while the journal and the channels are opened.
+fn wants_restart(before: &Config, after: &Config) -> Vec<&'static str> {
+    let secrets = |config: &Config| -> Vec<(String, String)> {
+        config.web.hooks.iter().map(|(name, hook)| (name.clone(), hook.secret.clone())).collect()
+    };
+    let durability = |config: &Config| Durability::from(config.journal.durability);
+    [
+        ("web.listen", before.web.listen != after.web.listen),
+        ("web.behind_proxy", before.web.behind_proxy != after.web.behind_proxy),
+        ("web.hooks", secrets(before) != secrets(after)),
+        ("notify.webhook", before.notify.webhook != after.notify.webhook),
+        ("notify.smtp", before.notify.smtp != after.notify.smtp),
+        ("chat.telegram", before.chat.telegram.is_some() != after.chat.telegram.is_some()),
+        ("journal.durability", durability(before) != durability(after)),
+    ]
+    .into_iter()
+    .filter_map(|(key, differs)| differs.then_some(key))
+    .collect()
 }
 
 /// Takes up runs that stood still, from time to time.

@@ -168,22 +168,17 @@ pub async fn follow(site: Arc<Site>) {
 
 /// GET /metrics.
 pub async fn show(State(site): State<Arc<Site>>, _caller: Caller) -> Result<Response, Problem> {
-    let mut by_status: BTreeMap<String, u64> = BTreeMap::new();
-    let (mut running, mut queued, mut waiting) = (0u64, 0u64, 0u64);
+    let mut census = site.desk.census().await?;
     for status in ["QUEUED", "PLANNING", "PLANNED", "EXECUTING", "COMPLETED", "FAILED", "ABORTED"] {
-        by_status.insert(status.to_owned(), 0);
+        census.by_status.entry(status.to_owned()).or_default();
     }
-    for row in site.desk.runs(usize::MAX).await? {
-        *by_status.entry(row.summary.status.clone()).or_default() += 1;
-        waiting += u64::from(row.summary.waiting_for.is_some());
-        queued += u64::from(row.summary.status == "QUEUED");
-        running += u64::from(!row.summary.ended && row.summary.waiting_for.is_none() && row.summary.status != "QUEUED");
-    }
+    let (queued, waiting) = (census.by_status["QUEUED"], census.waiting);
+    let running = census.open.saturating_sub(queued + waiting);
     let mut out = String::new();
     head(&mut out, "devo_info", "gauge", "The program");
     let _ = writeln!(out, "devo_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
     head(&mut out, "devo_runs", "gauge", "Runs by status");
-    for (status, count) in by_status {
+    for (status, count) in census.by_status {
         let _ = writeln!(out, "devo_runs{{status=\"{status}\"}} {count}");
     }
     for (name, about, value) in [

@@ -12,6 +12,8 @@ mod pages;
 mod patch;
 mod problem;
 pub mod secret;
+mod serve;
+mod stands;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -23,16 +25,19 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use secrecy::SecretString;
+use serde_json::Value;
 use tower_http::compression::CompressionLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use super::Channel;
 use crate::app::{App, Desk};
 use crate::config::Config;
+use crate::core::id::RunId;
 use crate::error::Error;
 use access::Access;
 use limits::Buckets;
 use metrics::Figures;
+use stands::{Stand, Stands};
 
 /// The largest body, in bytes: a task file's own limit.
 const BODY_MAX: usize = crate::frontends::inbox::TASK_MAX as usize;
@@ -42,8 +47,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const VISITS: (u32, Duration) = (300, Duration::from_millis(20));
 /// Tries to sign in of one address: as many at once, and one more so often.
 const SIGN_INS: (u32, Duration) = (8, Duration::from_secs(15));
-/// How long open connections have when the daemon stops.
-const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What every handler works with.
 pub struct Site {
@@ -55,6 +58,7 @@ pub struct Site {
     visits: Buckets<IpAddr>,
     sign_ins: Buckets<IpAddr>,
     hook_secrets: BTreeMap<String, SecretString>,
+    stands: Stands,
 }
 
 impl Site {
@@ -68,6 +72,7 @@ impl Site {
             visits: Buckets::new(VISITS.0, VISITS.1),
             sign_ins: Buckets::new(SIGN_INS.0, SIGN_INS.1),
             hook_secrets: hook_secrets(&app)?,
+            stands: Stands::default(),
             app,
             desk,
         }))
@@ -76,6 +81,19 @@ impl Site {
     /// The settings in force.
     fn config(&self) -> Arc<Config> {
         self.app.config()
+    }
+
+    /// How a run stands now; `None` for one that is not more than submitted, or not there.
+    async fn stands(&self, run: RunId) -> Result<Option<Arc<Stand>>, Error> {
+        self.stands.of(self.app.journal.as_ref(), run).await
+    }
+
+    /// The contract's document of a run.
+    async fn document(&self, run: RunId) -> Result<Value, Error> {
+        match self.stands(run).await? {
+            Some(stand) => Ok(stand.document()),
+            None => self.desk.document(run).await,
+        }
     }
 }
 
@@ -169,18 +187,14 @@ impl Channel for WebChannel {
         access::listening(&site.app, self.address).await?;
         let figures = tokio::spawn(metrics::follow(site.clone()));
         let stop = desk.stopping();
-        let service = router(site).into_make_service_with_connect_info::<SocketAddr>();
-        let serving = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
-        let farewell = async {
-            stop.cancelled().await;
-            tokio::time::sleep(FAREWELL).await;
-        };
-        let ended = tokio::select! {
-            ended = serving => ended.map_err(failed),
-            () = farewell => Ok(()),
-        };
+        let mut limits = serve::Limits::default();
+        if site.config().web.behind_proxy {
+            // All come from the proxy, whose affair it is.
+            limits.each = usize::MAX;
+        }
+        serve::serve(listener, router(site), &limits, &stop).await;
         figures.abort();
-        ended
+        Ok(())
     }
 }
 

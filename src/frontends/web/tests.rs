@@ -13,10 +13,11 @@ use tower::ServiceExt as _;
 use super::access::TOKEN_FILE;
 use super::{Site, api, router, secret};
 use crate::app::{App, Desk, Owned, Places, Settings, make_home};
-use crate::core::event::{Event, EventBody, Question, QuestionKind, RunLimits, RunSpec, Who};
+use crate::core::event::{Ending, Event, EventBody, Question, QuestionKind, RunLimits, RunSpec, Who};
 use crate::core::id::{RunId, StepId};
 use crate::core::plan::{Estimate, Plan, PlanRecord};
 use crate::core::state::RunState;
+use crate::engine::{Notice, Stopped, Until};
 use crate::journal::Summary;
 
 /// A daemon's web channel over a home of its own.
@@ -26,7 +27,7 @@ struct Place {
     router: Router,
     stop: CancellationToken,
     token: String,
-    _owned: Owned,
+    owned: Owned,
 }
 
 /// What came back.
@@ -61,7 +62,7 @@ impl Place {
         let home = dir.path().join("home");
         make_home(&home).unwrap();
         let config = format!(
-            "sandbox: {{type: host}}\nweb: {{hosts: [devo.example.org]}}\nusers:\n  vera: {{roles: [viewer], token: '{}'}}\n  \
+            "repos: {{shop: {{url: /nowhere/shop.git, base: main}}}}\nsandbox: {{type: host}}\nweb: {{hosts: [devo.example.org]}}\nusers:\n  vera: {{roles: [viewer], token: '{}'}}\n  \
              sam: {{roles: [submitter], token: '{}', password: '{}'}}\n",
             secret::token_hash(VIEWER),
             secret::token_hash(SUBMITTER),
@@ -77,7 +78,7 @@ impl Place {
         let desk = Desk::new(app, owned.engine.clone(), stop.clone());
         let site = Site::new(desk).unwrap();
         let token = std::fs::read_to_string(home.join(TOKEN_FILE)).unwrap().trim().to_owned();
-        Self { router: router(site.clone()), site, stop, token, _owned: owned, dir }
+        Self { router: router(site.clone()), site, stop, token, owned, dir }
     }
 
     async fn send(&self, request: Request<Body>) -> Reply {
@@ -431,6 +432,79 @@ async fn lists_are_paged_and_filtered() {
     let metrics = place.get(&place.token, "/metrics").await.body;
     assert!(metrics.contains("devo_runs_waiting_human 5\n") && metrics.contains("devo_info{version="), "{metrics}");
     assert!(ids.iter().all(|id| !metrics.contains(id.as_str())), "an id is no label");
+    place.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_someone_is_shown_however_much_came_since() {
+    let place = Place::new().await;
+    let waits = place.planned().await;
+    let site = &place.site;
+    let (_, state) = site.app.load(waits.parse().unwrap()).await.unwrap();
+    let now = site.app.clock.now();
+    let end = |n: u64, status: Ending| {
+        let spec = RunSpec { task_id: RunId(uuid::Uuid::now_v7()), task: format!("later {n}"), ..state.spec().clone() };
+        let (id, at) = (spec.task_id, now.plus_ms(n + 1));
+        let summary = |status: &str| Summary {
+            status: status.to_owned(),
+            pipeline: spec.pipeline.clone(),
+            repo: spec.repo.clone(),
+            task: spec.task.clone(),
+            waiting_for: None,
+            ended: status != "EXECUTING",
+        };
+        let (begun, over) =
+            (summary("EXECUTING"), summary(if status == Ending::Failed { "FAILED" } else { "COMPLETED" }));
+        let first = Event { seq: 1, at, body: EventBody::Accepted(Box::new(spec.clone())) };
+        let last = Event { seq: 2, at, body: EventBody::Finished { status, error: None } };
+        let journal = site.app.journal.clone();
+        async move {
+            journal.accept(first, begun).await.unwrap();
+            journal.append(id, vec![last], over).await.unwrap();
+            id.to_string()
+        }
+    };
+    futures_util::future::join_all((0..600).map(|n| end(n, Ending::Completed))).await;
+    let failed = end(600, Ending::Failed).await;
+    let page = place.browser("owner").await.page("/").await.body;
+    let part = |id: &str| page.split(&format!("id=\"{id}\"")).nth(1).unwrap().split("</section>").next().unwrap();
+    let needs = part("needs");
+    let (one, two) = (needs.find(&waits).expect("it waits"), needs.find(&failed).expect("it failed"));
+    assert!(one < two, "what waits comes first");
+    assert_eq!(page.split("<title>").nth(1).unwrap().split(')').next(), Some("(2"));
+    assert_eq!(part("recent").matches("<li>").count(), 20);
+    assert!(!part("recent").contains(&failed) && part("recent").contains("later 599"));
+    assert!(!part("running").contains("<li>"));
+    place.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_last_driver_is_leaving_is_not_left_alone() {
+    let place = Place::new().await;
+    let run: RunId = place.planned().await.parse().unwrap();
+    let mut feed = place.site.desk.subscribe();
+    let mut resumed = async || {
+        loop {
+            if let Notice::Event { event, .. } = feed.recv().await.unwrap()
+                && matches!(event.body, EventBody::Resumed {})
+            {
+                return;
+            }
+        }
+    };
+    // Somebody else drives it: it waits for an approval, and is not given back before the stop.
+    let (engine, leave) = (place.owned.engine.clone(), CancellationToken::new());
+    let token = leave.clone();
+    let other = tokio::spawn(async move { engine.drive(run, Until::Ended, token).await });
+    resumed().await;
+    place.site.desk.take_up().await.unwrap();
+    assert_eq!(place.site.desk.counts(), (1, 0, 0), "the desk wants it");
+    leave.cancel();
+    assert_eq!(other.await.unwrap().unwrap(), Stopped::Interrupted);
+    resumed().await;
+    while place.site.desk.counts() != (0, 0, 1) {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
     place.stop.cancel();
 }
 

@@ -47,8 +47,14 @@ pub async fn stream(
 ) -> Result<Sse<impl Stream<Item = Result<Sent, Infallible>>>, Error> {
     // First the ear, then the past: nothing falls between the two.
     let feed = site.desk.subscribe();
-    let all = site.desk.events(run, 0).await?;
-    let ended = all.iter().rev().find(|event| event.seq <= after).is_some_and(is_end);
+    // From the last one that the reader has: it may have been the end.
+    let all = site.desk.events(run, after.saturating_sub(1)).await?;
+    let ended = match all.first() {
+        Some(first) if first.seq <= after => is_end(first),
+        Some(_) => false,
+        // Nothing is behind a number that is too high; how the run stands decides.
+        None => site.app.journal.row(run).await?.is_some_and(|row| row.summary.ended),
+    };
     let waiting: VecDeque<Event> = all.into_iter().filter(|event| event.seq > after).collect();
     let stop = site.desk.stopping();
     let follow = Follow { run, feed, stop, last: after, waiting, ended, over: false, site };
@@ -84,7 +90,7 @@ impl Follow {
                 self.catch_up().await?;
                 if self.waiting.is_empty() {
                     self.over = true;
-                    let document = self.site.desk.document(self.run).await.ok()?;
+                    let document = self.site.document(self.run).await.ok()?;
                     return Some(Sent::default().event("result").data(result(&document).to_string()));
                 }
                 continue;

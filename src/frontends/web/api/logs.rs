@@ -148,7 +148,7 @@ pub async fn stream(
     after: Place,
 ) -> Result<Sse<impl Stream<Item = Result<Sent, Infallible>> + use<>>, Error> {
     let feed = site.desk.subscribe();
-    let ended = !site.app.journal.open_runs().await?.contains(&run);
+    let ended = site.app.journal.row(run).await?.is_some_and(|row| row.summary.ended);
     let reader = Some(Reader::new(site.app.run_dir(run).join("logs"), step));
     let (skip, stop) = (Skip { to: after, seen: 0 }, site.desk.stopping());
     let mut tail = Tail { reader, skip, place: after, waiting: VecDeque::new(), run, feed, stop, ended, more: false };

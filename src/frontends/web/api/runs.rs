@@ -22,6 +22,7 @@ use crate::core::event::Who;
 use crate::core::id::{RunId, StepId};
 use crate::core::request::Signal;
 use crate::error::Error;
+use crate::journal::Wanted;
 
 /// Runs of one answer, unless told otherwise.
 const PAGE: usize = 50;
@@ -62,28 +63,23 @@ pub async fn list(
     if limit == 0 || limit > PAGE_MAX {
         return Err(Problem::bad("bad_query", format!("`limit` goes from 1 to {PAGE_MAX}")));
     }
-    let before = match &ask.cursor {
+    let behind = match &ask.cursor {
         Some(text) => Some(
             text.parse::<RunId>()
                 .map_err(|_| Problem::bad("bad_query", "`cursor` must be the `next` of the page before"))?,
         ),
         None => None,
     };
-    let wanted = ask.status.map(|status| status.to_ascii_uppercase());
-    let rows = site.desk.runs(usize::MAX).await?;
-    let mut rows = rows.iter();
-    if let Some(before) = before {
-        // Behind the run that the last page ended with; runs that came since do not move it.
-        if !rows.by_ref().any(|row| row.id == before) {
-            return Err(Problem::bad("bad_query", "`cursor` names no run"));
-        }
+    if let Some(run) = behind
+        && site.app.journal.row(run).await.map_err(Error::from)?.is_none()
+    {
+        return Err(Problem::bad("bad_query", "`cursor` names no run"));
     }
-    let mut fitting = rows.filter(|row| {
-        wanted.as_ref().is_none_or(|status| row.summary.status == *status)
-            && ask.repo.as_ref().is_none_or(|repo| row.summary.repo.as_ref() == Some(repo))
-    });
-    let runs: Vec<RunLine> = fitting.by_ref().take(limit).map(RunLine::from).collect();
-    let next = fitting.next().and(runs.last().map(|last| last.task_id.clone()));
+    // Behind the run that the last page ended with; runs that came since do not move it.
+    let status = ask.status.map(|status| status.to_ascii_uppercase());
+    let rows = site.desk.list(Wanted { status, repo: ask.repo, behind, ..Wanted::default() }, limit + 1).await?;
+    let runs: Vec<RunLine> = rows.iter().take(limit).map(RunLine::from).collect();
+    let next = rows.get(limit).and(runs.last().map(|last| last.task_id.clone()));
     Ok(Json(Runs { runs, next }))
 }
 
@@ -151,7 +147,7 @@ pub async fn read(
     Path(id): Path<String>,
 ) -> Result<Json<Run>, Problem> {
     let run = resolve(&site, &id).await?;
-    Ok(Json(Run(site.desk.document(run).await?)))
+    Ok(Json(Run(site.document(run).await?)))
 }
 
 /// What role a word needs.
@@ -234,8 +230,10 @@ pub async fn events(
             .and_then(|text| text.parse().ok())
             .ok_or_else(|| Problem::bad("bad_header", "`Last-Event-ID` must be the number of an event"))?,
     };
-    // Whether there is such a run is known before the stream begins.
-    site.desk.document(run).await?;
+    // Whether there is such a run is known before the stream begins; one that is only submitted has no row.
+    if site.app.journal.row(run).await.map_err(Error::from)?.is_none() {
+        site.desk.document(run).await?;
+    }
     Ok(unbuffered(events::stream(site, run, after).await?.into_response()))
 }
 

@@ -1,18 +1,30 @@
 // Keeps a page up to date. Without this script every page still works: forms are forms, links are links.
 "use strict";
 
+// The number of the run's last event that the page shows, and of the last one that was heard of.
+let shown = Number(document.body.dataset.seq || 0);
+let heard = shown;
+
 // Takes the parts marked `data-live` from a fresh copy of this page. A part in which someone is writing stays as it is.
+// False where there was no copy now, and may be one later.
 async function refresh() {
   let fresh;
   try {
     // The answer to a form has an address of its own.
     const url = document.body.dataset.page || location.href;
     const reply = await fetch(url, { headers: { accept: "text/html" }, credentials: "same-origin" });
-    if (!reply.ok || reply.redirected) return;
+    if (reply.status === 429 || reply.status >= 500) return false;
+    if (!reply.ok || reply.redirected) {
+      // Signed out, or gone: nothing more will come.
+      shown = heard;
+      return true;
+    }
     fresh = new DOMParser().parseFromString(await reply.text(), "text/html");
   } catch {
-    return;
+    return false;
   }
+  // Of a run that has ended, it shows all there is.
+  shown = Number(fresh.body.dataset.seq || heard);
   document.title = fresh.title;
   for (const old of document.querySelectorAll("[data-live]")) {
     const next = fresh.getElementById(old.id);
@@ -22,6 +34,7 @@ async function refresh() {
     old.replaceWith(document.adoptNode(next));
   }
   times();
+  return true;
 }
 
 function isBusy(part) {
@@ -29,27 +42,34 @@ function isBusy(part) {
   return written || part.contains(document.activeElement);
 }
 
-// One refresh at a time, and never a storm of them; what happens during one asks for another.
+// One refresh at a time, and at once: twenty with hardly a pause, more of them four times a second. What happens during
+// the pause is shown by the next one; what the copy had already asks for none. Where there was no copy, it is asked for again.
+const QUICK = 50, RARE = 250, AWAY = 2000, MANY = 20;
 let busy = false;
 let again = false;
+let left = MANY;
+let counted = performance.now();
 async function soon() {
   again = true;
   if (busy) return;
   busy = true;
   while (again) {
-    await new Promise((done) => setTimeout(done, 150));
     again = false;
-    await refresh();
+    const came = await refresh();
+    const now = performance.now();
+    left = Math.min(MANY, left + (now - counted) / RARE) - 1;
+    counted = now;
+    await new Promise((done) => setTimeout(done, !came ? AWAY : left > 0 ? QUICK : RARE));
+    if (!came || shown < heard) again = true;
   }
   busy = false;
 }
 
 let ended = false;
 function follow() {
-  const { follow, event, seq } = document.body.dataset;
+  const { follow, event } = document.body.dataset;
   if (!follow) return;
-  let last = Number(seq || 0);
-  const source = new EventSource(event === "*" ? `${follow}?after=${last}` : follow);
+  const source = new EventSource(event === "*" ? `${follow}?after=${shown}` : follow);
   if (event !== "*") {
     source.addEventListener(event, soon);
     source.addEventListener("open", soon);
@@ -60,8 +80,8 @@ function follow() {
     "abort_requested", "retried", "rewound", "wall_limit_reached", "finished"];
   for (const name of names) {
     source.addEventListener(name, (sent) => {
-      const number = Number(sent.lastEventId);
-      if (number > last) { last = number; soon(); }
+      heard = Math.max(heard, Number(sent.lastEventId));
+      if (heard > shown && !busy) soon();
     });
   }
   source.addEventListener("result", () => { source.close(); ended = true; soon(); });

@@ -10,27 +10,29 @@ use axum::response::IntoResponse;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::stream;
 use serde::Serialize;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::time::Instant;
 
 use super::show::Line;
 use super::{Frame, Page, page};
+use crate::core::time::Timestamp;
 use crate::engine::Notice;
 use crate::error::Error;
 use crate::frontends::web::Site;
 use crate::frontends::web::api::events::PING;
 use crate::frontends::web::guard::Visitor;
 use crate::frontends::web::problem::Problem;
-use crate::journal::RunRow;
+use crate::journal::{RunRow, Wanted};
 
-/// Runs that the page looks back on.
+/// Ended runs that it looks at for the recent ones.
 const LOOK_BACK: usize = 500;
 /// Ended runs that it shows.
 const RECENT: usize = 20;
 /// Lines of one list; more are counted.
 const LINES: usize = 60;
 /// A failed run needs someone for so long after its end, in milliseconds.
-const FAILED_MS: u64 = 3 * 24 * 3600 * 1000;
-/// Between two signs to the page that something changed.
+const FAILED_MS: i64 = 3 * 24 * 3600 * 1000;
+/// Between two signs to the page that something changed; the first is sent at once.
 const QUIET: Duration = Duration::from_millis(500);
 
 #[derive(Serialize)]
@@ -41,45 +43,60 @@ struct Values {
     more: usize,
 }
 
-fn needs_someone(site: &Site, row: &RunRow) -> bool {
-    let fresh = site.app.clock.now().since(row.updated_at) < FAILED_MS;
-    row.summary.waiting_for.is_some() || (row.summary.status == "FAILED" && fresh)
+/// Runs that wait for a person.
+fn waiting() -> Wanted {
+    Wanted { waiting: Some(true), ..Wanted::default() }
 }
 
-/// Runs that need someone, newest first.
-pub async fn needing(site: &Site) -> Result<Vec<RunRow>, Error> {
-    let rows = site.desk.runs(LOOK_BACK).await?;
-    Ok(rows.into_iter().filter(|row| needs_someone(site, row)).collect())
+/// Runs that failed of late.
+fn failed(site: &Site) -> Wanted {
+    let since = Timestamp(site.app.clock.now().0.saturating_sub(FAILED_MS));
+    Wanted { status: Some("FAILED".to_owned()), since: Some(since), ..Wanted::default() }
+}
+
+/// How many runs need someone.
+pub async fn needing(site: &Site) -> Result<usize, Error> {
+    let count = site.desk.count(waiting()).await? + site.desk.count(failed(site)).await?;
+    Ok(usize::try_from(count).unwrap_or(usize::MAX))
+}
+
+/// The rows of the page's lists, and how many more there are.
+async fn lists(site: &Site, need: usize) -> Result<([Vec<RunRow>; 3], usize), Error> {
+    let running = Wanted { waiting: Some(false), ended: Some(false), ..Wanted::default() };
+    // What a person can unblock comes before what only failed.
+    let mut needs = site.desk.list(waiting(), LINES).await?;
+    let fresh = failed(site);
+    let since = fresh.since;
+    needs.extend(site.desk.list(fresh, LINES - needs.len()).await?);
+    let count = usize::try_from(site.desk.count(running.clone()).await?).unwrap_or(usize::MAX);
+    let running = site.desk.list(running, LINES).await?;
+    let more = need.saturating_sub(needs.len()) + count.saturating_sub(running.len());
+    // Those that failed of late stand above already: behind as many of them there is enough.
+    let ended = Wanted { ended: Some(true), ..Wanted::default() };
+    let mut recent = site.desk.list(ended, RECENT + need.min(LOOK_BACK)).await?;
+    recent.retain(|row| row.summary.status != "FAILED" || since.is_some_and(|since| row.updated_at < since));
+    recent.truncate(RECENT);
+    Ok(([needs, running, recent], more))
 }
 
 /// GET /.
 pub async fn show(State(site): State<Arc<Site>>, visitor: Visitor, headers: HeaderMap, uri: Uri) -> Page {
     let frame = Frame::of(&site, &headers, &uri, Some(&visitor)).await;
-    let rows = match site.desk.runs(LOOK_BACK).await {
-        Ok(rows) => rows,
+    let (rows, more) = match lists(&site, frame.needs_me).await {
+        Ok(lists) => lists,
         Err(error) => return Err(super::problem_page(&site, &frame, &Problem::from(error))),
     };
     let now = site.app.clock.now();
-    let (needs, rest): (Vec<RunRow>, Vec<RunRow>) = rows.into_iter().partition(|row| needs_someone(&site, row));
-    let (recent, running): (Vec<RunRow>, Vec<RunRow>) = rest.into_iter().partition(|row| row.summary.ended);
-    let lines = |mut rows: Vec<RunRow>, most: usize| -> Vec<Line> {
-        rows.truncate(most);
-        rows.iter().map(|row| Line::of(frame.w, row, now)).collect()
-    };
-    let more = needs.len().saturating_sub(LINES) + running.len().saturating_sub(LINES);
-    // What a person can unblock comes before what only failed.
-    let (mut needs, failed): (Vec<RunRow>, Vec<RunRow>) =
-        needs.into_iter().partition(|row| row.summary.waiting_for.is_some());
-    needs.extend(failed);
-    let values =
-        Values { needs: lines(needs, LINES), running: lines(running, LINES), recent: lines(recent, RECENT), more };
+    let [needs, running, recent] =
+        rows.map(|rows| rows.iter().map(|row| Line::of(frame.w, row, now)).collect::<Vec<Line>>());
+    let values = Values { needs, running, recent, more };
     page(&site, &frame, StatusCode::OK, "inbox.html", &values)
 }
 
 /// GET /live: a sign to the list's script whenever any run moves, so that it asks for the page again.
 pub async fn live(State(site): State<Arc<Site>>, _visitor: Visitor) -> impl IntoResponse {
-    let state = (site.desk.subscribe(), site.desk.stopping());
-    let signs = stream::unfold(state, |(mut feed, stop)| async move {
+    let state = (site.desk.subscribe(), site.desk.stopping(), Instant::now());
+    let signs = stream::unfold(state, |(mut feed, stop, free)| async move {
         loop {
             let heard = tokio::select! {
                 () = stop.cancelled() => return None,
@@ -87,10 +104,10 @@ pub async fn live(State(site): State<Arc<Site>>, _visitor: Visitor) -> impl Into
             };
             match heard {
                 Ok(Notice::Event { .. }) | Err(RecvError::Lagged(_)) => {
-                    tokio::time::sleep(QUIET).await;
-                    while feed.try_recv().is_ok() {}
+                    tokio::time::sleep_until(free).await;
+                    while let Ok(_) | Err(TryRecvError::Lagged(_)) = feed.try_recv() {}
                     let sign = Event::default().event("changed").data("{}");
-                    return Some((Ok::<_, Infallible>(sign), (feed, stop)));
+                    return Some((Ok::<_, Infallible>(sign), (feed, stop, Instant::now() + QUIET)));
                 }
                 Ok(_) => {}
                 Err(RecvError::Closed) => return None,

@@ -95,7 +95,7 @@ impl Frame {
         let lang = chosen.unwrap_or_else(|| Lang::accepted(header));
         let needs_me = match visitor {
             None => 0,
-            Some(_) => inbox::needing(site).await.map_or(0, |rows| rows.len()),
+            Some(_) => inbox::needing(site).await.unwrap_or(0),
         };
         let may = |role| visitor.is_some_and(|visitor| visitor.person.may(role));
         Self {

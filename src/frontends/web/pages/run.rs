@@ -38,6 +38,8 @@ const LISTED_STEPS: usize = 300;
 #[derive(Debug, Default, Deserialize)]
 pub struct RunQuery {
     done: Option<String>,
+    /// `live`: only what the script exchanges is looked at.
+    part: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -118,8 +120,14 @@ pub async fn short(Path(id): Path<String>) -> Redirect {
     Redirect::to(&format!("/runs/{id}"))
 }
 
-async fn values(site: &Site, frame: &Frame, run: RunId) -> Result<Values, Problem> {
-    let doc = site.desk.document(run).await?;
+/// Everything that the page shows; the log, which its script reads for itself, only where it is asked for.
+async fn values(site: &Site, frame: &Frame, run: RunId, log: bool) -> Result<Values, Problem> {
+    let known = site.stands(run).await?;
+    let doc = match &known {
+        Some(stand) => stand.document(),
+        // Not more than submitted.
+        None => site.desk.document(run).await?,
+    };
     let w = frame.w;
     let status = word(&doc, "/status").to_owned();
     let waiting = word(&doc, "/waiting_for/kind").to_owned();
@@ -144,13 +152,13 @@ async fn values(site: &Site, frame: &Frame, run: RunId) -> Result<Values, Proble
         ("approval", _) => "approve",
         ("answer" | "budget", _) => "answer",
         (_, "FAILED") => "retry",
+        (_, "ABORTED") if known.as_ref().is_some_and(|stand| !stand.state.rejected()) => "retry",
         (_, "COMPLETED") if main_link.is_some() => "open",
         (_, "QUEUED" | "PLANNING" | "PLANNED" | "EXECUTING") => "abort",
         _ => "",
     };
-    let plans = if plan.is_some() { site.app.plans(run).await? } else { Vec::new() };
-    let before: Vec<PlanRecord> = plans.clone();
-    let revisions = before
+    let plans: &[PlanRecord] = known.as_ref().map_or(&[], |stand| &stand.plans);
+    let revisions = plans
         .iter()
         .zip(plans.iter().skip(1))
         .map(|(old, new)| Revision {
@@ -160,14 +168,15 @@ async fn values(site: &Site, frame: &Frame, run: RunId) -> Result<Values, Proble
         })
         .rev()
         .collect();
-    let logs = match logs::read(site, run, None, None, TAIL).await {
-        Ok(logs) => logs,
-        Err(_) => Logs { lines: vec![], next: None },
+    let logs = match log {
+        true => logs::read(site, run, None, None, TAIL).await.ok(),
+        false => None,
     };
+    let logs = logs.unwrap_or(Logs { lines: vec![], next: None });
     let usd = doc["usage"]["usd"].as_f64().unwrap_or(0.0);
     let more_steps = lines.len().saturating_sub(LISTED_STEPS);
     lines.truncate(LISTED_STEPS);
-    let seq = site.desk.events(run, 0).await?.last().map_or(0, |event| event.seq);
+    let seq = known.as_ref().map_or(0, |stand| stand.state.seq());
     let task = word(&doc, "/task").to_owned();
     let title = match (&plan, first_line(&task, 160)) {
         (Some(plan), _) => first_line(&plan.plan.title, 160),
@@ -191,7 +200,7 @@ async fn values(site: &Site, frame: &Frame, run: RunId) -> Result<Values, Proble
         question: word(&doc, "/waiting_for/question").to_owned(),
         since: word(&doc, "/waiting_for/since").to_owned(),
         waiting,
-        step_now: active.map_or(done, |at| at + 1),
+        step_now: active.or(failed_at).map_or(done, |at| at + 1),
         step_count,
         step_name: active.or(failed_at).map(name_of).unwrap_or_default(),
         elapsed,
@@ -263,7 +272,8 @@ pub async fn show(
     let frame = Frame::of(&site, &headers, &uri, Some(&visitor)).await;
     let failed = |problem: Problem| problem_page(&site, &frame, &problem);
     let run = resolve(&site, &id).await.map_err(failed)?;
-    let mut values = values(&site, &frame, run).await.map_err(failed)?;
+    let whole = asked.part.as_deref() != Some("live");
+    let mut values = values(&site, &frame, run, whole).await.map_err(failed)?;
     values.notice = said(&frame, asked.done.as_deref().unwrap_or_default()).to_owned();
     values.notice_kind = "good";
     page(&site, &frame, StatusCode::OK, "run.html", &values)
@@ -309,7 +319,7 @@ pub async fn signal(
         Ok(()) => Ok(Redirect::to(&format!("/runs/{run}?done={}", form.field("signal"))).into_response()),
         Err(problem) if problem.status < 500 => {
             // What is true now stands on the page; what was written is not lost: the browser has it.
-            let mut values = values(&site, &frame, run).await.map_err(failed)?;
+            let mut values = values(&site, &frame, run, true).await.map_err(failed)?;
             values.notice = frame.lang.refusal(&problem.code, &problem.detail).to_owned();
             values.notice_kind = "bad";
             page(&site, &frame, problem.status(), "run.html", &values)
