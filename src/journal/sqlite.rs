@@ -2,6 +2,10 @@
 //!
 //! Appends that wait together share one transaction. `synchronous=FULL` makes a returned append survive a power cut.
 
+mod formats;
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, SystemTime};
@@ -22,59 +26,10 @@ use crate::core::plan::sha256;
 use crate::core::request::Request;
 use crate::core::time::Timestamp;
 
-/// `devo` in ASCII, so that a foreign database is recognised.
-const APPLICATION_ID: i64 = 0x6465_766f;
 /// Longer than any checkpoint or backup of ours takes.
 const BUSY: Duration = Duration::from_secs(10);
 /// The most appends of one transaction: bounds how long the first of them waits.
 const GROUP_MAX: usize = 256;
-
-/// Each entry takes the format one number up; entries are never changed once released.
-const MIGRATIONS: &[&str] = &[
-    "
-    CREATE TABLE runs (
-        id TEXT PRIMARY KEY, short TEXT NOT NULL, key TEXT UNIQUE, created_at INTEGER NOT NULL,
-        updated_at INTEGER NOT NULL, last_seq INTEGER NOT NULL, ended INTEGER NOT NULL, summary TEXT NOT NULL
-    ) STRICT;
-    CREATE INDEX runs_by_short ON runs (short);
-    CREATE INDEX runs_open ON runs (created_at) WHERE ended = 0;
-    CREATE TABLE events (
-        run TEXT NOT NULL REFERENCES runs (id), seq INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (run, seq)
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE artifacts (hash TEXT PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
-    CREATE TABLE requests (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, body TEXT NOT NULL, at INTEGER NOT NULL, verdict TEXT
-    ) STRICT;
-    CREATE INDEX requests_open ON requests (id) WHERE verdict IS NULL;
-",
-    "
-    -- One order over all runs; older events are put into it by their time. AUTOINCREMENT: no position is given twice.
-    CREATE TABLE ordered (
-        position INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL REFERENCES runs (id), seq INTEGER NOT NULL,
-        body TEXT NOT NULL, UNIQUE (run, seq)
-    ) STRICT;
-    INSERT INTO ordered (run, seq, body) SELECT run, seq, body FROM events ORDER BY body ->> 'at', run, seq;
-    DROP TABLE events;
-    ALTER TABLE ordered RENAME TO events;
-    CREATE TABLE kept (
-        scope TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (scope, key)
-    ) STRICT, WITHOUT ROWID;
-",
-    "
-    -- Lists of runs by how they stand: what of the summary is asked for, as columns that cost nothing where it is not.
-    ALTER TABLE runs ADD COLUMN status TEXT GENERATED ALWAYS AS (summary ->> '$.status') VIRTUAL;
-    ALTER TABLE runs ADD COLUMN repo TEXT GENERATED ALWAYS AS (summary ->> '$.repo') VIRTUAL;
-    ALTER TABLE runs ADD COLUMN waiting_for TEXT GENERATED ALWAYS AS (summary ->> '$.waiting_for') VIRTUAL;
-    CREATE INDEX runs_by_time ON runs (created_at, id);
-    DROP INDEX runs_open;
-    CREATE INDEX runs_open ON runs (created_at, id) WHERE ended = 0;
-    CREATE INDEX runs_by_status ON runs (status, created_at, id);
-    CREATE INDEX runs_by_repo ON runs (repo, created_at, id);
-    CREATE INDEX runs_ended ON runs (created_at, id) WHERE ended = 1;
-    CREATE INDEX runs_waiting ON runs (created_at, id) WHERE waiting_for IS NOT NULL;
-    CREATE INDEX runs_failed ON runs (updated_at) WHERE status = 'FAILED';
-",
-];
 
 /// How long a returned append lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -118,7 +73,7 @@ impl SqliteJournal {
         connection.pragma_update(None, "synchronous", synchronous).map_err(failed)?;
         connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
         connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024).map_err(failed)?;
-        migrate(path, &mut connection)?;
+        formats::migrate(path, &mut connection)?;
         if check {
             let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
             if found != "ok" {
@@ -299,34 +254,6 @@ fn write_loop(path: &Path, mut connection: Connection, jobs: &mpsc::Receiver<Job
             finish(committed.clone());
         }
     }
-}
-
-fn migrate(path: &Path, connection: &mut Connection) -> Result<(), JournalError> {
-    let failed = |error: rusqlite::Error| translate(path, error);
-    let known = MIGRATIONS.len() as i64;
-    let read = |connection: &Connection| -> rusqlite::Result<(i64, i64)> {
-        let id = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
-        Ok((id, connection.pragma_query_value(None, "user_version", |row| row.get(0))?))
-    };
-    if read(connection).map_err(failed)? == (APPLICATION_ID, known) {
-        return Ok(());
-    }
-    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(failed)?;
-    let (id, version) = read(&transaction).map_err(failed)?;
-    let tables: i64 =
-        transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
-    if id != APPLICATION_ID && tables > 0 {
-        return Err(JournalError::Foreign { path: path.display().to_string() });
-    }
-    if version > known {
-        return Err(JournalError::Newer { path: path.display().to_string(), found: version, known });
-    }
-    for migration in &MIGRATIONS[usize::try_from(version).unwrap_or(0)..] {
-        transaction.execute_batch(migration).map_err(failed)?;
-    }
-    transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(failed)?;
-    transaction.pragma_update(None, "user_version", known).map_err(failed)?;
-    transaction.commit().map_err(failed)
 }
 
 /// The journal holds task texts and outputs: nobody else reads it.
@@ -692,208 +619,5 @@ impl Journal for SqliteJournal {
             Ok(found)
         })
         .await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::suite;
-    use super::*;
-
-    fn home() -> tempfile::TempDir {
-        tempfile::tempdir().unwrap()
-    }
-
-    fn open(home: &tempfile::TempDir) -> Result<SqliteJournal, JournalError> {
-        SqliteJournal::open(&home.path().join("state.db"), Durability::Full, true)
-    }
-
-    #[tokio::test]
-    async fn passes_the_suite_and_keeps_it_all() {
-        let home = home();
-        suite::all(&open(&home).unwrap()).await;
-        let again = open(&home).unwrap();
-        assert_eq!(again.events(suite::run(1), 0).await.unwrap().len(), 4);
-    }
-
-    #[tokio::test]
-    async fn two_writers_cannot_fork_a_run() {
-        let home = home();
-        let (one, two) = (open(&home).unwrap(), open(&home).unwrap());
-        let id = suite::run(1);
-        one.accept(suite::first(id, None), suite::summary("EXECUTING")).await.unwrap();
-        let before = two.stamp();
-        assert_eq!(two.stamp(), before);
-        one.append(id, vec![suite::event(2)], suite::summary("EXECUTING")).await.unwrap();
-        assert_ne!(two.stamp(), before, "what another one wrote shows");
-        let late = two.append(id, vec![suite::event(2)], suite::summary("EXECUTING")).await;
-        assert_eq!(late, Err(JournalError::Conflict { run: id, seq: 2 }));
-    }
-
-    #[tokio::test]
-    async fn appends_from_many_tasks_are_all_kept() {
-        let home = home();
-        let journal = Arc::new(open(&home).unwrap());
-        let tasks: Vec<_> = (0..50)
-            .map(|n| {
-                let journal = journal.clone();
-                tokio::spawn(async move {
-                    let id = suite::run(n);
-                    journal.accept(suite::first(id, None), suite::summary("EXECUTING")).await.unwrap();
-                    for seq in 2..6 {
-                        journal.append(id, vec![suite::event(seq)], suite::summary("EXECUTING")).await.unwrap();
-                    }
-                })
-            })
-            .collect();
-        for task in tasks {
-            task.await.unwrap();
-        }
-        for n in 0..50 {
-            assert_eq!(journal.events(suite::run(n), 0).await.unwrap().len(), 5);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_journal_of_the_first_format_opens_with_its_events_in_order() {
-        let home = home();
-        let path = home.path().join("state.db");
-        let old = Connection::open(&path).unwrap();
-        old.execute_batch(MIGRATIONS[0]).unwrap();
-        old.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
-        old.pragma_update(None, "user_version", 1).unwrap();
-        // The second run began before the first one went on.
-        let events =
-            [(1, suite::first(suite::run(1), None)), (1, suite::event(9)), (2, suite::first(suite::run(2), None))];
-        for run in [1, 2] {
-            let id = suite::run(run);
-            let summary = serde_json::to_string(&suite::summary("EXECUTING")).unwrap();
-            let values = params![id.to_string(), id.short(), summary];
-            old.execute("INSERT INTO runs VALUES (?1, ?2, NULL, 1, 1, 2, 0, ?3)", values).unwrap();
-        }
-        for (run, event) in &events {
-            let (run, seq) = (suite::run(*run).to_string(), if event.seq == 1 { 1 } else { 2 });
-            old.execute("INSERT INTO events VALUES (?1, ?2, ?3)", params![run, seq, encode(event).unwrap()]).unwrap();
-        }
-        drop(old);
-        let journal = open(&home).unwrap();
-        let order: Vec<_> =
-            journal.feed(0, 10).await.unwrap().into_iter().map(|(at, run, event)| (at, run, event.seq)).collect();
-        assert_eq!(order, [(1, suite::run(1), 1), (2, suite::run(2), 1), (3, suite::run(1), 9)]);
-        journal.append(suite::run(2), vec![suite::event(3)], suite::summary("EXECUTING")).await.unwrap();
-        assert_eq!(journal.feed(3, 10).await.unwrap()[0].0, 4);
-        drop(journal);
-        assert_eq!(open(&home).unwrap().feed(0, 10).await.unwrap().len(), 4, "once migrated, it opens as it is");
-    }
-
-    #[tokio::test]
-    async fn a_journal_of_the_second_format_opens_and_its_runs_are_listed() {
-        let home = home();
-        let path = home.path().join("state.db");
-        let old = Connection::open(&path).unwrap();
-        old.execute_batch(MIGRATIONS[0]).unwrap();
-        old.execute_batch(MIGRATIONS[1]).unwrap();
-        old.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
-        old.pragma_update(None, "user_version", 2).unwrap();
-        for (n, status) in [(1, "COMPLETED"), (2, "PLANNED")] {
-            let id = suite::run(n);
-            let mut summary = suite::summary(status);
-            summary.waiting_for = (n == 2).then(|| "approval".to_owned());
-            let ended = summary.ended;
-            let values = params![id.to_string(), id.short(), n, ended, serde_json::to_string(&summary).unwrap()];
-            old.execute("INSERT INTO runs VALUES (?1, ?2, NULL, ?3, ?3, 1, ?4, ?5)", values).unwrap();
-        }
-        drop(old);
-        let journal = open(&home).unwrap();
-        let waiting = journal.list(Wanted { waiting: Some(true), ..Wanted::default() }, 9).await.unwrap();
-        assert_eq!(waiting.iter().map(|row| row.id).collect::<Vec<_>>(), [suite::run(2)]);
-        let census = journal.census().await.unwrap();
-        assert_eq!((census.by_status["COMPLETED"], census.open, census.waiting), (1, 1, 1));
-        drop(journal);
-        assert_eq!(open(&home).unwrap().runs(9).await.unwrap().len(), 2, "once migrated, it opens as it is");
-    }
-
-    #[test]
-    fn no_list_reads_runs_that_it_does_not_show() {
-        let home = home();
-        let journal = open(&home).unwrap();
-        let connection = journal.reader.lock().unwrap();
-        let status = |status: &str| Wanted { status: Some(status.to_owned()), ..Wanted::default() };
-        let repo = Wanted { repo: Some("shop".to_owned()), ..Wanted::default() };
-        for (wanted, index) in [
-            (Wanted::default(), "runs_by_time"),
-            (status("FAILED"), "runs_by_status"),
-            (Wanted { since: Some(Timestamp(1)), ..status("FAILED") }, "runs_failed"),
-            (repo.clone(), "runs_by_repo"),
-            (Wanted { behind: Some(suite::run(1)), ..repo }, "runs_by_repo"),
-            (Wanted { behind: Some(suite::run(1)), ..status("FAILED") }, "runs_by_status"),
-            (Wanted { behind: Some(suite::run(1)), ..Wanted::default() }, "runs_by_time"),
-            (Wanted { waiting: Some(true), ..Wanted::default() }, "runs_waiting"),
-            (Wanted { ended: Some(true), ..Wanted::default() }, "runs_ended"),
-            (Wanted { ended: Some(false), waiting: Some(false), ..Wanted::default() }, "runs_open"),
-        ] {
-            let (clause, mut parameters) = clause(wanted.clone());
-            parameters.push(10.into());
-            let select = format!("SELECT summary FROM runs {clause} ORDER BY created_at DESC, id DESC LIMIT ?");
-            let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {select}")).unwrap();
-            let lines = plan.query_map(rusqlite::params_from_iter(parameters), |row| row.get::<_, String>(3)).unwrap();
-            let plan = lines.collect::<rusqlite::Result<Vec<_>>>().unwrap().join("; ");
-            assert!(plan.contains(&format!(" {index}")), "{wanted:?}: {plan}");
-        }
-        for (count, index) in [("WHERE ended = 0", "runs_open"), ("WHERE waiting_for IS NOT NULL", "runs_waiting")] {
-            let select = format!("EXPLAIN QUERY PLAN SELECT count(*) FROM runs {count}");
-            let plan: String = connection.query_row(&select, [], |row| row.get(3)).unwrap();
-            assert!(plan.contains(index), "{plan}");
-        }
-    }
-
-    #[tokio::test]
-    async fn positions_are_never_given_twice() {
-        let home = home();
-        let journal = open(&home).unwrap();
-        for n in 1..=2 {
-            journal.accept(suite::first(suite::run(n), None), suite::summary("EXECUTING")).await.unwrap();
-        }
-        let other = Connection::open(home.path().join("state.db")).unwrap();
-        let last = suite::run(2).to_string();
-        other.execute("DELETE FROM events WHERE run = ?1", [&last]).unwrap();
-        journal.accept(suite::first(suite::run(3), None), suite::summary("EXECUTING")).await.unwrap();
-        assert_eq!(journal.feed(2, 10).await.unwrap()[0].0, 3);
-    }
-
-    #[test]
-    fn a_newer_format_is_refused_and_left_alone() {
-        let home = home();
-        drop(open(&home).unwrap());
-        let path = home.path().join("state.db");
-        Connection::open(&path).unwrap().pragma_update(None, "user_version", 999).unwrap();
-        let error = open(&home).err().unwrap();
-        assert!(matches!(error, JournalError::Newer { found: 999, .. }), "{error}");
-        let version: i64 =
-            Connection::open(&path).unwrap().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-        assert_eq!(version, 999);
-    }
-
-    #[test]
-    fn a_foreign_database_is_refused() {
-        let home = home();
-        let path = home.path().join("state.db");
-        Connection::open(&path).unwrap().execute_batch("CREATE TABLE photos (id INTEGER)").unwrap();
-        assert!(matches!(open(&home), Err(JournalError::Foreign { .. })));
-    }
-
-    #[test]
-    fn a_damaged_or_vanished_file_is_never_replaced() {
-        let home = home();
-        drop(open(&home).unwrap());
-        let path = home.path().join("state.db");
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes[..100].fill(b'x');
-        std::fs::write(&path, &bytes).unwrap();
-        assert!(matches!(open(&home), Err(JournalError::Damaged { .. })));
-        assert_eq!(std::fs::read(&path).unwrap(), bytes);
-        std::fs::remove_file(&path).unwrap();
-        assert!(matches!(open(&home), Err(JournalError::Gone { .. })));
-        assert!(!path.exists());
     }
 }

@@ -36,7 +36,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// Dependency → the module (a path prefix under src/) that alone may name it.
 const OWNERS: &[(&str, &str)] = &[
     ("petgraph", "core/graph.rs"),
-    ("rusqlite", "journal/sqlite.rs"),
+    ("rusqlite", "journal/sqlite"),
     ("git2", "workspace"),
     ("reqwest", "providers"),
     // The bot's token is a part of every address, so its client is made where no error can show one.
