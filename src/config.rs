@@ -395,6 +395,18 @@ mod tests {
     }
 
     #[test]
+    fn every_example_of_the_shipped_file_is_valid() {
+        let shipped = include_str!("app/devo.yaml").replace("repos: {}", "repos:");
+        // Prose stands behind `# `, an example behind `#` alone, or deeper.
+        let example = |line: &str| line.starts_with("#  ") || (line.starts_with('#') && !line.starts_with("# "));
+        let lines = shipped.lines().map(|line| if example(line) { &line[1..] } else { line });
+        let text = lines.collect::<Vec<_>>().join("\n").replace('…', &"0".repeat(64));
+        let config = Config::read(FILE, text.as_bytes()).unwrap_or_else(|wrong| panic!("{wrong:#?}\n{text}"));
+        assert!(config.repos.contains_key("shop") && config.web.hooks.contains_key("ci"));
+        assert!(config.users.contains_key("ann") && config.notify.smtp.is_some() && config.chat.telegram.is_some());
+    }
+
+    #[test]
     fn mistakes_are_listed_with_place_and_suggestion() {
         let text = "repos:\n  shop:\n    url: x\n    bse: development\nroles:\n  planner: {provider: anthropc, model: m}\nprize: 1\n";
         let wrong = Config::read(FILE, text.as_bytes()).unwrap_err();
