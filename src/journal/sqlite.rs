@@ -8,7 +8,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use rusqlite::types::Value as Sql;
@@ -61,25 +61,17 @@ impl SqliteJournal {
         if !path.exists() && marker.exists() {
             return Err(JournalError::Gone { path: path.display().to_string() });
         }
-        let failed = |error: rusqlite::Error| translate(path, error);
-        let mut connection = Connection::open(path).map_err(failed)?;
-        private(path);
-        connection.busy_timeout(BUSY).map_err(failed)?;
-        connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
-        let synchronous = match durability {
-            Durability::Full => "FULL",
-            Durability::Normal => "NORMAL",
-        };
-        connection.pragma_update(None, "synchronous", synchronous).map_err(failed)?;
-        connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
-        connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024).map_err(failed)?;
-        formats::migrate(path, &mut connection)?;
-        if check {
-            let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
-            if found != "ok" {
-                return Err(JournalError::Damaged { path: path.display().to_string(), why: found });
+        let since = Instant::now();
+        let connection = loop {
+            match prepared(path, durability, check) {
+                // SQLite's own patience does not cover two that make a journal at once, or one that mends it.
+                Err(JournalError::Busy { .. }) if since.elapsed() < BUSY => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                done => break done?,
             }
-        }
+        };
+        let failed = |error: rusqlite::Error| translate(path, error);
         if !marker.exists() {
             std::fs::write(&marker, "this home has a journal: state.db\n")
                 .map_err(|error| JournalError::Other { path: marker.display().to_string(), why: error.to_string() })?;
@@ -262,6 +254,30 @@ fn private(path: &Path) {
     if let Err(error) = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)) {
         tracing::warn!(%error, path = %path.display(), "cannot make the journal private");
     }
+}
+
+/// A connection that may write, in the present format.
+fn prepared(path: &Path, durability: Durability, check: bool) -> Result<Connection, JournalError> {
+    let failed = |error: rusqlite::Error| translate(path, error);
+    let mut connection = Connection::open(path).map_err(failed)?;
+    private(path);
+    connection.busy_timeout(BUSY).map_err(failed)?;
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+    let synchronous = match durability {
+        Durability::Full => "FULL",
+        Durability::Normal => "NORMAL",
+    };
+    connection.pragma_update(None, "synchronous", synchronous).map_err(failed)?;
+    connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
+    connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024).map_err(failed)?;
+    formats::migrate(path, &mut connection)?;
+    if check {
+        let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
+        if found != "ok" {
+            return Err(JournalError::Damaged { path: path.display().to_string(), why: found });
+        }
+    }
+    Ok(connection)
 }
 
 fn translate(path: &Path, error: rusqlite::Error) -> JournalError {

@@ -197,3 +197,19 @@ fn a_damaged_or_vanished_file_is_never_replaced() {
     assert!(matches!(open(&home), Err(JournalError::Gone { .. })));
     assert!(!path.exists());
 }
+
+#[test]
+fn a_fresh_journal_can_be_opened_by_many_at_once() {
+    for _ in 0..20 {
+        let home = home();
+        let start = std::sync::Barrier::new(6);
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| {
+                    start.wait();
+                    open(&home).unwrap();
+                });
+            }
+        });
+    }
+}
