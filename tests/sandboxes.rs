@@ -331,7 +331,8 @@ async fn bounds_a_flood(sandbox: &dyn Sandbox) {
     assert_eq!(cuts, [Stream::Stdout, Stream::Stderr]);
     let status = fs::read_to_string("/proc/self/status").expect("a Linux machine");
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
-    assert!(peak.is_some_and(|kib: u64| kib < 100 * 1024), "peak memory: {peak:?} KiB");
+    // Other tests of this process need some, too.
+    assert!(peak.is_some_and(|kib: u64| kib * 1024 < FLOOD * 2 / 3), "peak memory: {peak:?} KiB");
 }
 
 async fn passes_any_bytes(sandbox: &dyn Sandbox) {
