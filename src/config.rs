@@ -18,6 +18,7 @@ use crate::core::budget::Price;
 use crate::core::domain::Reach;
 use crate::core::service::{Services, is_service_name};
 use crate::journal::Durability;
+use crate::pipeline::{is_reserved, is_variable};
 use crate::providers::models::ModelEntry;
 use crate::yaml::{self, Diagnostic, Document};
 
@@ -32,17 +33,9 @@ pub const FILE: &str = "devo.yaml";
 
 /// How a service may be called.
 const SERVICE_NAME: &str = "a name is a host name: lower-case letters, digits and `-`, 63 at most";
-/// Variables of a command that the engine sets itself.
-const SET_BY_THE_ENGINE: &[&str] = &["PATH", "HOME", "LANG", "TZ"];
 /// The engine's own credentials and ways to them, beside the keys of providers.
 const OWN_CREDENTIALS: &[&str] =
     &["TELEGRAM_BOT_TOKEN", "DEVO_TOKEN", "SSH_AUTH_SOCK", "CREDENTIALS_DIRECTORY", "HTTPS_PROXY", "https_proxy"];
-
-/// Whether a text can name a variable.
-fn is_variable(name: &str) -> bool {
-    let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
-    first && name.len() <= 128 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-}
 
 /// `devo.yaml`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -328,10 +321,10 @@ impl Config {
     /// Why a name cannot be that of a pipeline's secret, and what to do.
     pub fn no_secret(&self, name: &str) -> Option<(&'static str, &'static str)> {
         let base = name.strip_suffix("_FILE").unwrap_or(name);
-        if !is_variable(name) {
+        if !is_variable(name) || name.len() > 128 {
             return Some(("is not the name of a variable", "use letters, digits and `_`, like `NPM_TOKEN`"));
         }
-        if name.starts_with("DEVO_") || SET_BY_THE_ENGINE.contains(&name) {
+        if is_reserved(name) {
             return Some(("is set by the engine", "choose another name, like `NPM_TOKEN`"));
         }
         if self.own_credentials().any(|own| own == base) {
@@ -404,6 +397,7 @@ mod tests {
         let config = Config::read(FILE, text.as_bytes()).unwrap_or_else(|wrong| panic!("{wrong:#?}\n{text}"));
         assert!(config.repos.contains_key("shop") && config.web.hooks.contains_key("ci"));
         assert!(config.users.contains_key("ann") && config.notify.smtp.is_some() && config.chat.telegram.is_some());
+        assert!(config.notify.desktop && config.notify.quiet_hours.is_some());
     }
 
     #[test]

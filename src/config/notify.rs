@@ -427,15 +427,6 @@ mod tests {
     }
 
     #[test]
-    fn the_example_of_the_first_devo_yaml_is_valid() {
-        let shipped = include_str!("../app/devo.yaml");
-        let example = &shipped[shipped.find("\n#notify:").expect("it is there")..];
-        let example = example.replace("\n#", "\n");
-        let config = Config::read(FILE, example.as_bytes()).unwrap_or_else(|wrong| panic!("{wrong:?}\n{example}"));
-        assert!(config.notify.desktop && config.notify.smtp.is_some() && config.notify.quiet_hours.is_some());
-    }
-
-    #[test]
     fn mistakes_are_named_with_their_place() {
         let wrong = read("{smtp: {host: mail.example.org, from: d@e, security: none, user: u}}").unwrap_err();
         assert!(wrong.iter().any(|wrong| wrong.contains("not_protected")), "{wrong:?}");

@@ -6,6 +6,9 @@ mod step;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use super::budget::{Usage, Usd};
 use super::event::{Ending, Event, EventBody, Question, QuestionKind, RunSpec, Who};
 use super::failure::Failure;
@@ -409,9 +412,10 @@ fn count(items: impl Iterator) -> u32 {
 }
 
 /// Where a run stands, in the contract's words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
 pub enum Status {
-    /// Submitted and not accepted yet (never a state of the fold).
+    /// Submitted, and nothing of it has begun.
     Queued,
     /// Until a plan exists, and again while it is revised.
     Planning,

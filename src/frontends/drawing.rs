@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::core::graph::{Graph, OnFailure};
+use crate::frontends::plain::clip;
 
 /// Width of a step's box, in pixels.
 const WIDE: usize = 118;
@@ -126,14 +127,6 @@ pub fn svg(graph: &Graph, states: Option<&[&str]>) -> String {
     }
     out.push_str("</svg>\n");
     out
-}
-
-fn clip(text: &str, letters: usize) -> String {
-    if text.chars().count() <= letters {
-        text.to_owned()
-    } else {
-        text.chars().take(letters - 1).chain(['…']).collect()
-    }
 }
 
 fn escaped(text: &str) -> String {

@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod drawing;
 pub mod envelope;
+pub mod figures;
 pub mod inbox;
 pub mod lines;
 pub mod mail;

@@ -71,27 +71,57 @@ impl Lang {
 
     /// Its texts.
     pub fn words(self) -> &'static Words {
-        match self {
-            Self::En => &ENGLISH,
-            Self::Es => &SPANISH,
-        }
+        words(self)
     }
 }
 
-macro_rules! words {
+/// A table of texts, both languages side by side, with `words(lang)` to read it and a test that it is complete.
+macro_rules! table {
     ($($key:ident: $english:literal, $spanish:literal;)*) => {
         /// Every text, by its name.
-        #[derive(Debug, Serialize)]
+        #[derive(Debug, serde::Serialize)]
         pub struct Words {
             $(#[doc = $english] pub $key: &'static str,)*
         }
 
-        const ENGLISH: Words = Words { $($key: $english,)* };
-        const SPANISH: Words = Words { $($key: $spanish,)* };
+        static ENGLISH: Words = Words { $($key: $english,)* };
+        static SPANISH: Words = Words { $($key: $spanish,)* };
+
+        /// The texts of a language.
+        pub fn words(lang: $crate::frontends::words::Lang) -> &'static Words {
+            match lang {
+                $crate::frontends::words::Lang::En => &ENGLISH,
+                $crate::frontends::words::Lang::Es => &SPANISH,
+            }
+        }
+
+        #[cfg(test)]
+        #[test]
+        fn no_text_is_empty_and_both_languages_fill_the_same_names() {
+            $crate::frontends::words::assert_complete(&ENGLISH, &SPANISH);
+        }
     };
 }
+pub(super) use table;
 
-words! {
+/// Fails unless two tables have a text for every name, with the same values to fill in.
+#[cfg(test)]
+pub(super) fn assert_complete(english: &impl Serialize, spanish: &impl Serialize) {
+    let names = |text: &str| {
+        let mut found: Vec<String> =
+            text.split('{').skip(1).filter_map(|part| Some(part.split_once('}')?.0.to_owned())).collect();
+        found.sort();
+        found
+    };
+    let (english, spanish) = (serde_json::to_value(english).unwrap(), serde_json::to_value(spanish).unwrap());
+    for (key, text) in english.as_object().unwrap() {
+        let (english, spanish) = (text.as_str().unwrap(), spanish[key].as_str().unwrap());
+        assert!(!english.is_empty() && !spanish.is_empty(), "{key}");
+        assert_eq!(names(english), names(spanish), "{key}");
+    }
+}
+
+table! {
     // How a run stands.
     status_queued: "queued", "en cola";
     status_planning: "planning", "planificando";
@@ -286,22 +316,5 @@ mod tests {
     fn values_are_put_in_once() {
         assert_eq!(fill("a {n} b {m}", &[("n", "{m}"), ("m", "2")]), "a {m} b 2");
         assert_eq!(fill("open { and {other}", &[]), "open { and {other}");
-    }
-
-    #[test]
-    fn no_text_is_empty_and_both_languages_fill_the_same_names() {
-        let names = |text: &str| {
-            let mut found: Vec<String> =
-                text.split('{').skip(1).filter_map(|part| Some(part.split_once('}')?.0.to_owned())).collect();
-            found.sort();
-            found
-        };
-        let english = serde_json::to_value(&ENGLISH).unwrap();
-        let spanish = serde_json::to_value(&SPANISH).unwrap();
-        for (key, text) in english.as_object().unwrap() {
-            let (english, spanish) = (text.as_str().unwrap(), spanish[key].as_str().unwrap());
-            assert!(!english.is_empty() && !spanish.is_empty(), "{key}");
-            assert_eq!(names(english), names(spanish), "{key}");
-        }
     }
 }

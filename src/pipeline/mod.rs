@@ -18,8 +18,8 @@ use crate::core::graph::{Authority, Graph, Node, OnFailure, Retry};
 use crate::core::id::StepId;
 use crate::core::service::Services;
 
-pub(crate) use read::parse_duration;
 pub use read::read;
+pub(crate) use read::{is_reserved, is_variable, parse_duration};
 pub use schema::{pipeline_schema, task_schema};
 pub use task::{PipelineRef, Task, coerce, fill_inputs, read_task};
 

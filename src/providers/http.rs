@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::endpoint::Endpoint;
 use super::{Access, Provider};
+use crate::core::failure::chain;
 
 /// An HTTP verb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,7 +197,7 @@ impl HttpTransport {
             builder = builder.no_proxy();
         }
         let client = builder.build().map_err(|error| TransportError::Setup {
-            message: format!("the HTTPS client cannot start: {}", chain(error)),
+            message: format!("the HTTPS client cannot start: {}", chain(&error.without_url())),
             hint: "install the system's root certificates (package `ca-certificates`)".into(),
         })?;
         Ok(Self { client, base: endpoint.base_url().to_owned(), key, limits })
@@ -219,9 +220,9 @@ impl HttpTransport {
         } else if error.is_timeout() {
             TransportError::Timeout { what: "the next bytes", limit: self.limits.idle }
         } else if in_body {
-            TransportError::Cut(chain(error))
+            TransportError::Cut(chain(&error.without_url()))
         } else {
-            TransportError::Connect(chain(error))
+            TransportError::Connect(chain(&error.without_url()))
         }
     }
 }
@@ -269,17 +270,4 @@ fn key_header(access: &Access, endpoint: &Endpoint) -> Result<Option<(HeaderName
 
 fn zeroizing(prefix: &str, key: &str) -> secrecy::SecretString {
     format!("{prefix}{key}").into()
-}
-
-/// An error of the HTTP client with its causes, without the URL.
-fn chain(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

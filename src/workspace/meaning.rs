@@ -6,6 +6,7 @@ use super::error::Error;
 use super::git::Credentials;
 use super::remedy;
 use super::remote::{Remote, without_credentials};
+use crate::secrets::printable;
 
 /// A text of git or a remote for people: UTF-8, no control codes, no credentials, the noise of git left out, 2,000
 /// characters at most from its end.
@@ -13,7 +14,7 @@ pub(super) fn clean(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     let mut lines: Vec<String> = Vec::new();
     for line in text.split(['\n', '\r']) {
-        let line: String = strip_escapes(line).chars().filter(|c| !c.is_control() && !is_bidi(*c)).collect();
+        let line = printable(line);
         let line = without_credentials(line.trim());
         let noise = ["hint: ", "warning: core.fsyncObjectFiles", "Please make sure you have the correct access rights"];
         if !line.is_empty()
@@ -26,28 +27,6 @@ pub(super) fn clean(text: &[u8]) -> String {
     let text = lines.join("; ");
     let count = text.chars().count();
     if count > 2000 { format!("… {}", text.chars().skip(count - 2000).collect::<String>()) } else { text }
-}
-
-fn is_bidi(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// Takes whole terminal sequences out (`ESC [ … letter`, `ESC ] … BEL`), so that their insides do not stay behind as text.
-fn strip_escapes(line: &str) -> String {
-    let mut out = String::with_capacity(line.len());
-    let mut chars = line.chars();
-    while let Some(c) = chars.next() {
-        if c != '\u{1b}' {
-            out.push(c);
-            continue;
-        }
-        match chars.next() {
-            Some('[') => drop(chars.by_ref().find(|c| ('\u{40}'..='\u{7e}').contains(c))),
-            Some(']') => drop(chars.by_ref().find(|c| *c == '\u{7}')),
-            _ => {}
-        }
-    }
-    out
 }
 
 /// Which error a text of git's stands for.

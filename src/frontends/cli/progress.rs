@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::screen::{Ink, Out, Screen, clip, dollars, duration, pad, tokens};
+use super::screen::{Ink, Out, Screen, clip, pad};
 use super::show::step_mark;
 use crate::core::event::{Event, EventBody, QuestionKind};
 use crate::core::graph::Graph;
 use crate::core::id::StepId;
 use crate::core::state::{Phase, RunState, StepState};
 use crate::core::time::Timestamp;
+use crate::frontends::figures::{dollars, duration, tokens};
 use crate::secrets::printable;
 use crate::steps::Stream;
 

@@ -8,12 +8,13 @@ use serde_json::json;
 use super::desktop::Desktop;
 use super::drive::{Job, drive, stop_on_signals};
 use super::hands::Hands;
-use super::screen::{Ink, dollars, duration, tokens};
+use super::screen::Ink;
 use super::task::TaskWords;
 use super::{Cx, Entry, Group, parsed, remote};
 use crate::app::{App, Owned, Owner};
 use crate::core::event::{CassetteUse, RunSpec};
 use crate::error::{Error, Exit};
+use crate::frontends::figures::{dollars, duration, tokens};
 use crate::journal::Acceptance;
 
 pub const ENTRY: Entry = Entry {

@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::screen::{Ink, Screen, age, clip, dollars, duration, pad, tokens};
+use super::screen::{Ink, Screen, clip, pad};
 use crate::core::plan::{CheckKind, FileAction, PlanRecord};
 use crate::core::time::Timestamp;
+use crate::frontends::figures::{age, dollars, duration, tokens};
 use crate::secrets::printable;
 
 /// A text of a document; empty where there is none.

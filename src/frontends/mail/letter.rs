@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::words::words;
 use crate::core::plan::PlanRecord;
 use crate::core::rings::Ring;
+use crate::frontends::figures::dollars;
 use crate::frontends::plain::{clean, clip, line};
 use crate::frontends::ringer::Telling;
 use crate::frontends::words::{Lang, fill};
@@ -129,10 +130,6 @@ fn number(doc: &Value, pointer: &str) -> u64 {
 fn title(doc: &Value) -> String {
     let names = [word(doc, "/plan/title"), word(doc, "/task"), word(doc, "/pipeline")];
     names.iter().map(|name| line(name, 200)).find(|name| !name.is_empty()).unwrap_or_default()
-}
-
-fn dollars(usd: f64) -> String {
-    if usd < 0.1 && usd > 0.0 { format!("${usd:.4}") } else { format!("${usd:.2}") }
 }
 
 fn plan(text: &mut Text, doc: &Value, lang: Lang) {

@@ -16,6 +16,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::letter::Letter;
 use crate::config::{Security, Smtp};
+use crate::core::failure::chain;
 use crate::error::Error;
 use crate::frontends::plain::line;
 use crate::frontends::ringer::Answer;
@@ -217,17 +218,7 @@ fn closes(error: &lettre::transport::smtp::Error) -> bool {
 
 /// An error with its causes on one line. The password is in none: it is sent and never echoed.
 fn told(error: &lettre::transport::smtp::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    line(&text, 300)
+    line(&chain(error), 300)
 }
 
 #[cfg(test)]

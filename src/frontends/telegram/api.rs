@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::html::line;
 use crate::app::BotAccess;
+use crate::core::failure::chain;
 use crate::error::Error;
 use crate::secrets::Masker;
 
@@ -185,14 +186,7 @@ impl Api {
     /// An error of the HTTP client with its causes and without the address, which holds the token.
     fn broken(&self, error: reqwest::Error) -> ApiError {
         let unsent = error.is_connect() || error.is_builder();
-        let error = error.without_url();
-        let mut text = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            text.push_str(": ");
-            text.push_str(&cause.to_string());
-            source = cause.source();
-        }
+        let text = chain(&error.without_url());
         let text = line(&self.masker.mask(&text), 300);
         if unsent { ApiError::Unsent(text) } else { ApiError::Unknown(text) }
     }

@@ -7,6 +7,7 @@ use super::html::{Html, clean, clip, line, units};
 use super::words::words;
 use crate::core::plan::{FileAction, PlanRecord};
 use crate::core::time::Timestamp;
+use crate::frontends::figures::{dollars, duration};
 use crate::frontends::words::{Lang, fill};
 
 /// What a plan's quote may take, in units: a message with more is slow to read on a phone. The rest is in the file.
@@ -61,18 +62,6 @@ pub fn title(doc: &Value) -> String {
     let text = if plan.trim().is_empty() { word(doc, "/task") } else { plan };
     let text = line(text, 160);
     if text.is_empty() { line(word(doc, "/pipeline"), 160) } else { text }
-}
-
-fn dollars(usd: f64) -> String {
-    if usd < 0.1 && usd > 0.0 { format!("${usd:.4}") } else { format!("${usd:.2}") }
-}
-
-fn duration(ms: u64) -> String {
-    match ms / 1000 {
-        seconds @ 0..60 => format!("{seconds}s"),
-        seconds @ 60..3600 => format!("{}m {:02}s", seconds / 60, seconds % 60),
-        seconds => format!("{}h {:02}m", seconds / 3600, seconds % 3600 / 60),
-    }
 }
 
 fn time(doc: &Value, pointer: &str) -> Option<Timestamp> {

@@ -1,30 +1,9 @@
 //! What only the bot says, in English and Spanish, side by side so that neither can be forgotten. Texts that other channels say
 //! as well are in `frontends::words`.
 
-use crate::frontends::words::Lang;
+use crate::frontends::words::table;
 
-macro_rules! words {
-    ($($key:ident: $english:literal, $spanish:literal;)*) => {
-        /// Every text, by its name.
-        #[derive(Debug, serde::Serialize)]
-        pub struct Words {
-            $(#[doc = $english] pub $key: &'static str,)*
-        }
-
-        static ENGLISH: Words = Words { $($key: $english,)* };
-        static SPANISH: Words = Words { $($key: $spanish,)* };
-    };
-}
-
-/// The texts of a language.
-pub fn words(lang: Lang) -> &'static Words {
-    match lang {
-        Lang::En => &ENGLISH,
-        Lang::Es => &SPANISH,
-    }
-}
-
-words! {
+table! {
     // The menu.
     menu_task: "Ask for work: [REPO] TEXT", "Pedir un trabajo: [REPO] TEXTO";
     menu_new: "A new task, step by step", "Una tarea nueva, paso a paso";
@@ -143,22 +122,7 @@ words! {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn no_text_is_empty_and_both_languages_fill_the_same_names() {
-        let names = |text: &str| {
-            let mut found: Vec<String> =
-                text.split('{').skip(1).filter_map(|part| Some(part.split_once('}')?.0.to_owned())).collect();
-            found.sort();
-            found
-        };
-        let (english, spanish) = (serde_json::to_value(&ENGLISH).unwrap(), serde_json::to_value(&SPANISH).unwrap());
-        for (key, text) in english.as_object().unwrap() {
-            let (english, spanish) = (text.as_str().unwrap(), spanish[key].as_str().unwrap());
-            assert!(!english.is_empty() && !spanish.is_empty(), "{key}");
-            assert_eq!(names(english), names(spanish), "{key}");
-        }
-    }
+    use crate::frontends::words::Lang;
 
     #[test]
     fn the_menu_has_a_description_for_each_command() {

@@ -7,6 +7,7 @@ use bollard::Docker;
 use bollard::errors::Error;
 
 use super::super::SandboxError;
+use crate::core::failure::chain;
 
 /// The oldest API with everything that is used here; Docker 20.10 has it.
 const OLDEST: (usize, usize) = (1, 41);
@@ -86,15 +87,7 @@ pub(super) fn said(error: &Error) -> String {
         Error::DockerResponseServerError { message, .. } => message.clone(),
         Error::DockerStreamError { error } => error.clone(),
         Error::RequestTimeoutError => "it did not answer in time".to_owned(),
-        other => {
-            let mut text = other.to_string();
-            let mut source = std::error::Error::source(other);
-            while let Some(cause) = source {
-                text = format!("{text}: {cause}");
-                source = cause.source();
-            }
-            text
-        }
+        other => chain(other),
     };
     text.trim().chars().take(2000).collect()
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::core::plan::PlanRecord;
+use crate::core::state::Status;
 use crate::journal::RunRow;
 
 /// A run's document. It is made by the core; [`RunShape`] describes it.
@@ -69,20 +70,6 @@ pub struct RunShape {
     /// Where its commands run; missing while it is only submitted.
     #[serde(default)]
     sandbox: Option<String>,
-}
-
-/// How a run stands.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "UPPERCASE")]
-#[allow(missing_docs, reason = "the contract's words")]
-pub enum Status {
-    Queued,
-    Planning,
-    Planned,
-    Executing,
-    Completed,
-    Failed,
-    Aborted,
 }
 
 /// A question that waits for a person.

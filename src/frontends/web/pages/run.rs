@@ -8,9 +8,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::show::{
-    DiffLine, StepLine, dollars, first_line, link, need_word, plan_changes, span, status_word, steps, tokens,
-};
+use super::show::{DiffLine, StepLine, link, need_word, plan_changes, status_word, steps};
 use super::{Frame, Page, page, problem_page, word};
 use crate::core::graph::Graph;
 use crate::core::id::{RunId, StepId};
@@ -18,6 +16,8 @@ use crate::core::plan::PlanRecord;
 use crate::core::time::Timestamp;
 use crate::error::Error;
 use crate::frontends::drawing;
+use crate::frontends::figures::{dollars, duration, tokens};
+use crate::frontends::plain::line;
 use crate::frontends::web::Site;
 use crate::frontends::web::api::logs;
 use crate::frontends::web::api::runs::{resolve, role_of, signal_of};
@@ -143,7 +143,7 @@ async fn values(site: &Site, frame: &Frame, run: RunId, log: bool) -> Result<Val
     let time = |pointer: &str| -> Option<Timestamp> { serde_json::from_value(doc.pointer(pointer)?.clone()).ok() };
     let now = site.app.clock.now();
     let (created, updated) = (time("/created_at").unwrap_or(now), time("/updated_at").unwrap_or(now));
-    let elapsed = span(if ended { updated } else { now }.since(created));
+    let elapsed = duration(if ended { updated } else { now }.since(created));
     let failed_at = states.iter().position(|state| *state == "failed");
     let failed = failed_at.filter(|_| status == "FAILED").map(|at| lines.remove(at));
     let links = links(&doc);
@@ -178,8 +178,8 @@ async fn values(site: &Site, frame: &Frame, run: RunId, log: bool) -> Result<Val
     lines.truncate(LISTED_STEPS);
     let seq = known.as_ref().map_or(0, |stand| stand.state.seq());
     let task = word(&doc, "/task").to_owned();
-    let title = match (&plan, first_line(&task, 160)) {
-        (Some(plan), _) => first_line(&plan.plan.title, 160),
+    let title = match (&plan, line(&task, 160)) {
+        (Some(plan), _) => line(&plan.plan.title, 160),
         (None, title) if title.is_empty() => word(&doc, "/pipeline").to_owned(),
         (None, title) => title,
     };

@@ -6,35 +6,11 @@ use serde_json::Value;
 use super::word;
 use crate::core::plan::PlanRecord;
 use crate::core::time::Timestamp;
+use crate::frontends::figures::{dollars, duration};
+use crate::frontends::plain::line;
 use crate::frontends::words::Words;
 use crate::journal::RunRow;
 use crate::secrets::printable;
-
-/// `3m 05s`.
-pub fn span(ms: u64) -> String {
-    let seconds = ms / 1000;
-    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
-        (0, 0, 0, _) if seconds < 10 => format!("{}.{}s", ms / 1000, ms % 1000 / 100),
-        (0, 0, 0, seconds) => format!("{seconds}s"),
-        (0, 0, minutes, seconds) => format!("{minutes}m {seconds:02}s"),
-        (0, hours, minutes, _) => format!("{hours}h {minutes:02}m"),
-        (days, hours, _, _) => format!("{days}d {hours:02}h"),
-    }
-}
-
-/// `$0.0312`, `$2.50`.
-pub fn dollars(usd: f64) -> String {
-    if usd > 0.0 && usd < 1.0 { format!("${usd:.4}") } else { format!("${usd:.2}") }
-}
-
-/// `12.3k`.
-pub fn tokens(count: u64) -> String {
-    match count {
-        0..=9_999 => count.to_string(),
-        10_000..=999_999 => format!("{:.1}k", count as f64 / 1e3),
-        _ => format!("{:.1}M", count as f64 / 1e6),
-    }
-}
 
 /// The word for how a run stands.
 pub fn status_word(w: &Words, status: &str) -> &'static str {
@@ -73,12 +49,6 @@ pub fn need_word(w: &Words, waiting_for: Option<&str>, status: &str) -> &'static
     }
 }
 
-/// The first line, at most `max` characters.
-pub fn first_line(text: &str, max: usize) -> String {
-    let line = printable(text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim());
-    if line.chars().count() <= max { line } else { line.chars().take(max - 1).chain(['…']).collect() }
-}
-
 /// A run in a list.
 #[derive(Serialize)]
 pub struct Line {
@@ -98,7 +68,7 @@ impl Line {
     /// Of a row, as of now.
     pub fn of(w: &Words, row: &RunRow, now: Timestamp) -> Self {
         let summary = &row.summary;
-        let title = first_line(&summary.task, 120);
+        let title = line(&summary.task, 120);
         Self {
             id: row.id.to_string(),
             short: row.id.short(),
@@ -109,7 +79,7 @@ impl Line {
             status_word: status_word(w, &summary.status),
             need: need_word(w, summary.waiting_for.as_deref(), &summary.status),
             at: row.updated_at.to_string(),
-            age: span(now.since(row.updated_at)),
+            age: duration(now.since(row.updated_at)),
         }
     }
 }
@@ -142,10 +112,10 @@ pub fn steps(w: &Words, doc: &Value) -> Vec<StepLine> {
                 kind: word(step, "/type").to_owned(),
                 state: word(step, "/state").to_owned(),
                 word: state_word(w, word(step, "/state")),
-                time: if ms > 0 { span(ms) } else { String::new() },
+                time: if ms > 0 { duration(ms) } else { String::new() },
                 attempt: step["attempt"].as_u64().unwrap_or(0),
                 round: step["round"].as_u64().unwrap_or(1),
-                note: first_line(word(step, "/reason"), 200),
+                note: line(word(step, "/reason"), 200),
                 error: word(step, "/error/message").to_owned(),
                 hint: word(step, "/error/hint").to_owned(),
                 cost: if usd > 0.0 { dollars(usd) } else { String::new() },
@@ -212,18 +182,6 @@ pub fn link(text: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn figures_read_well() {
-        assert_eq!(
-            [900, 12_000, 185_000, 3_720_000, 90_000_000].map(span),
-            ["0.9s", "12s", "3m 05s", "1h 02m", "1d 01h"]
-        );
-        assert_eq!([0.0, 0.031, 2.5].map(dollars), ["$0.00", "$0.0310", "$2.50"]);
-        assert_eq!([12, 12_345, 2_000_000].map(tokens), ["12", "12.3k", "2.0M"]);
-        assert_eq!(first_line("\n  a\u{1b}[31mb \nc", 10), printable("a\u{1b}[31mb"));
-        assert_eq!(first_line("abcdef", 4), "abc…");
-    }
 
     #[test]
     fn only_web_addresses_are_links() {
