@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::workspace::FileLock;
+
 /// Held as long as this lives.
 #[derive(Debug)]
 pub struct HomeLock {
-    _file: File,
+    _lock: FileLock,
 }
 
 /// Why the home is not ours.
@@ -44,24 +46,20 @@ impl HomeLock {
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
         let since = Instant::now();
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(rustix::io::Errno::WOULDBLOCK) => {
-                    let holder = Self::holder(home);
-                    if process_of(&holder).is_some_and(|pid| !lives(pid)) && since.elapsed() < ORPHANED {
-                        std::thread::sleep(Duration::from_millis(5));
-                        continue;
-                    }
-                    return Err(LockError::Held { holder });
-                }
-                Err(error) => return Err(failed(error.into())),
+        let lock = loop {
+            if let Some(lock) = FileLock::try_take(&file).map_err(failed)? {
+                break lock;
             }
-        }
+            let holder = Self::holder(home);
+            if process_of(&holder).is_none_or(lives) || since.elapsed() >= ORPHANED {
+                return Err(LockError::Held { holder });
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
         file.set_len(0).map_err(failed)?;
         file.rewind().map_err(failed)?;
         writeln!(file, "{about} (process {})", std::process::id()).map_err(failed)?;
-        Ok(Self { _file: file })
+        Ok(Self { _lock: lock })
     }
 
     /// What the last owner of a home wrote about itself; it may have gone.

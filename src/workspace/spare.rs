@@ -10,13 +10,13 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use git2::{ObjectType, Oid, Repository};
-use rustix::fs::FlockOperation;
 
 use super::error::{Error, Result};
 use super::git::make_private;
+use super::lock::FileLock;
 use super::restore::checkout_known;
 use super::store::Store;
-use super::worktree::{Worktree, missing, open_file_to_lock, remove_dir};
+use super::worktree::{Worktree, missing, remove_dir};
 use super::{CommitId, TreeId};
 
 /// A checkout of fewer files is quick enough.
@@ -86,12 +86,7 @@ impl Store {
             return Ok(Prepared::Small);
         }
         let lock_path = spare.with_extension("spare.lock");
-        let lock = open_file_to_lock(&lock_path)?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(Prepared::Busy),
-            Err(error) => return Err(Error::errno("locking", &lock_path)(error)),
-        }
+        let Some(lock) = FileLock::try_at(&lock_path)? else { return Ok(Prepared::Busy) };
         let fresh = spare.with_extension("spare.new");
         // Whoever made it is dead: it would hold the lock.
         remove_dir(&fresh)?;

@@ -14,12 +14,11 @@ use sha2::{Digest as _, Sha256};
 use super::error::{Error, Result};
 use super::git::{Call, Credentials, Git, Patience, make_private};
 use super::listing::list;
+use super::lock::lock_file;
 use super::remote::Remote;
 use super::slug::slug;
 use super::tree::TreeView;
-use super::worktree::{
-    clear_stale_locks, lock_file, missing, open_bare, remove_dir, sync_dir, write_bare, write_synced,
-};
+use super::worktree::{clear_stale_locks, missing, open_bare, remove_dir, sync_dir, write_bare, write_synced};
 use super::{CommitId, TreeId};
 
 /// Where work starts if nothing is configured and the remote has it.

@@ -6,15 +6,15 @@
 use std::fs::File;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use git2::{Oid, Repository};
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
 use super::folder::Folder;
 use super::git::{Patience, make_private};
+use super::lock::lock_file;
 use super::protect::BranchName;
 use super::restore::Others;
 use super::store::Store;
@@ -288,7 +288,8 @@ impl Worktree {
 
     /// Keeps every other call that changes this run out, other processes included, until the file is closed.
     pub(super) fn lock(&self) -> Result<File> {
-        let lock = lock_file(&self.run_dir.join("git.lock"), Patience::of(PATIENCE), "waiting for the run's git dir")?;
+        let patience = Patience::of(PATIENCE);
+        let lock = lock_file(&self.run_dir.join("git.lock"), patience, "waiting for the run's git dir")?;
         // Whoever made these is dead: it would hold the lock.
         clear_stale_locks(&self.git_dir())?;
         Ok(lock)
@@ -388,31 +389,6 @@ pub(super) fn remove_dir(path: &Path) -> Result<()> {
         Ok(folder) => folder.remove(name.as_encoded_bytes()).map_err(Error::errno("removing", path)),
         Err(rustix::io::Errno::NOENT) => Ok(()),
         Err(error) => Err(Error::errno("removing", path)(error)),
-    }
-}
-
-pub(super) fn open_file_to_lock(path: &Path) -> Result<File> {
-    let mut options = File::options();
-    options.create(true).truncate(false).read(true).write(true).open(path).map_err(Error::io("locking", path))
-}
-
-/// Takes a lock that ends with the file, and with every process that got it.
-pub(super) fn lock_file(path: &Path, patience: Patience<'_>, what: &'static str) -> Result<File> {
-    let file = open_file_to_lock(path)?;
-    let deadline = Instant::now() + patience.timeout;
-    loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(Error::errno("locking", path)(error)),
-        }
-        if (patience.cancelled)() {
-            return Err(Error::Cancelled { what });
-        }
-        if Instant::now() >= deadline {
-            return Err(Error::Busy { path: path.to_owned() });
-        }
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -62,7 +62,7 @@ fn the_lock_is_waited_for_and_can_be_given_up() {
     let world = World::new();
     std::fs::create_dir_all(world.path("home/repos")).unwrap();
     let lock = world.path("home/repos/shop.git.lock");
-    let held = super::super::worktree::lock_file(&lock, patience(), "x").unwrap();
+    let held = super::super::lock::lock_file(&lock, patience(), "x").unwrap();
     let open =
         |patience| Store::open(&world.git, &world.path("home"), "shop", &world.remote(), &CREDENTIALS, None, patience);
     assert!(matches!(open(Patience::of(Duration::ZERO)), Err(Error::Busy { .. })));
