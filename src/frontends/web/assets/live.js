@@ -28,7 +28,7 @@ async function refresh() {
   document.title = fresh.title;
   for (const old of document.querySelectorAll("[data-live]")) {
     const next = fresh.getElementById(old.id);
-    if (!next || old.isEqualNode(next) || isBusy(old)) continue;
+    if (!next || old.isEqualNode(next) || isBusy(old) || isBeingRead(old)) continue;
     const open = [...old.querySelectorAll("details")].map((one) => one.open);
     next.querySelectorAll("details").forEach((one, at) => { if (at < open.length) one.open = open[at]; });
     old.replaceWith(document.adoptNode(next));
@@ -40,6 +40,12 @@ async function refresh() {
 function isBusy(part) {
   const written = [...part.querySelectorAll("textarea, input:not([type=hidden])")].some((one) => one.value !== one.defaultValue);
   return written || part.contains(document.activeElement);
+}
+
+// What was said to a word that was sent can be read, however soon the run goes on; a refusal stays until the next word.
+const READ = 8000;
+function isBeingRead(part) {
+  return part.id === "said" && (part.querySelector(".bad") !== null || (part.childElementCount > 0 && performance.now() < READ));
 }
 
 // One refresh at a time, and at once: twenty with hardly a pause, more of them four times a second. What happens during
@@ -63,6 +69,15 @@ async function soon() {
     if (!came || shown < heard) again = true;
   }
   busy = false;
+}
+
+// What was said belongs to the word that was sent, not to the address: a reload does not say it again.
+function said() {
+  const url = new URL(location.href);
+  if (!url.searchParams.has("done")) return;
+  url.searchParams.delete("done");
+  history.replaceState(history.state, "", url);
+  if (document.body.dataset.follow) setTimeout(soon, READ);
 }
 
 let ended = false;
@@ -141,4 +156,5 @@ function reveal() {
 follow();
 lines();
 times();
+said();
 reveal();
