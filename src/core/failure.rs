@@ -31,6 +31,12 @@ impl Failure {
         Self { retryable: false, ..Self::retryable(code, message) }
     }
 
+    /// Of a step that would act without an approval of the current plan.
+    pub fn not_approved() -> Self {
+        Self::terminal("not_approved", "the current plan has not been approved")
+            .hint("only `devo approve RUN` lets this step start")
+    }
+
     /// Adds what to do next.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

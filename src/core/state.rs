@@ -308,6 +308,11 @@ impl RunState {
         self.active_ms + if self.working() { now.since(self.last_at) } else { 0 }
     }
 
+    /// Whether nothing is under way: no time counts, and no call is open.
+    pub fn at_rest(&self) -> bool {
+        !self.working() && self.open_calls.is_empty()
+    }
+
     /// The run's limit of dollars, with what people added.
     pub fn limit_usd(&self) -> Option<Usd> {
         self.spec.limits.usd.map(|usd| usd + self.more_usd)

@@ -19,6 +19,7 @@ use super::log::RunLog;
 use super::masking::masked;
 use super::permits::{Permit, Ticket};
 use super::rooms::Rooms;
+use super::windup::wind_up;
 use super::{Ask, Engine, EngineError, Notice, Outputs, Prepared, load, summary};
 use crate::core::budget::{Usage, Usd};
 use crate::core::event::{Event, EventBody, Question, QuestionKind, RunSpec};
@@ -151,7 +152,12 @@ pub(super) async fn drive(
         return Ok(Stopped::Ended);
     }
     let spec = Arc::new(state.spec().clone());
-    let prepared = Arc::new(engine.outfitter.outfit(&spec).map_err(EngineError::Outfit)?);
+    let prepared = match engine.outfitter.outfit(&spec) {
+        Ok(prepared) => Arc::new(prepared),
+        // Whoever takes a repository out of the settings can still stop what was to run in it.
+        Err(missing) if state.halting() => return wind_up(engine, run, &graph, state, missing).await,
+        Err(missing) => return Err(EngineError::Outfit(missing)),
+    };
     let dir = engine.run_dir(run);
     let logs = dir.join("logs");
     let private = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&logs);
@@ -323,7 +329,8 @@ impl Driver<'_> {
 
     /// Takes over from whoever drove the run before.
     fn take_up(&mut self) -> Result<(), EngineError> {
-        if self.state.seq() == 1 {
+        // Of a run that only waits there is nothing to take over; its last event stays the last thing that happened.
+        if self.state.seq() == 1 || self.state.at_rest() {
             return Ok(());
         }
         self.stage(EventBody::Resumed {})?;
@@ -366,9 +373,7 @@ impl Driver<'_> {
                     }
                     Effect::Forbid(at) => {
                         let step = self.graph.node(at).id.clone();
-                        let error = Failure::terminal("not_approved", "the current plan has not been approved")
-                            .hint("only `devo approve RUN` lets this step start");
-                        self.stage(EventBody::StepFailed { step, error })?;
+                        self.stage(EventBody::StepFailed { step, error: Failure::not_approved() })?;
                         moved = true;
                     }
                     Effect::Cancel(at, reason) => self.halt(at, Why::Cancel(reason)),

@@ -10,6 +10,7 @@ mod permits;
 mod rooms;
 #[cfg(test)]
 mod tests;
+mod windup;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;

@@ -1,14 +1,14 @@
 //! Several runs in one engine, and what their sandboxes are told. Steps and sandboxes are of our own making.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use serde_json::json;
 use tokio::sync::{Semaphore, watch};
 
 use super::*;
-use crate::core::event::{Question, RunLimits, Who};
+use crate::core::event::{Ending, Question, RunLimits, Who};
 use crate::core::graph::{Node, Retry};
 use crate::core::plan::sha256;
 use crate::core::request::Signal;
@@ -32,6 +32,8 @@ struct World {
     rooms: AtomicU32,
     /// A sandbox that never answers.
     hangs: bool,
+    /// The equipment is not there any more.
+    missing: AtomicBool,
 }
 
 impl World {
@@ -46,6 +48,7 @@ impl World {
             told: Mutex::default(),
             rooms: AtomicU32::new(0),
             hangs,
+            missing: AtomicBool::new(false),
         })
     }
 
@@ -146,6 +149,9 @@ impl Stage {
 
 impl Outfitter for Stage {
     fn outfit(&self, spec: &RunSpec) -> Result<Prepared, Failure> {
+        if self.0.missing.load(Ordering::SeqCst) {
+            return Err(Failure::terminal("unknown_repo", "there is no such repository any more"));
+        }
         let prepare = |node: &Node| {
             let step = Box::new(Actor(node.kind.clone(), self.0.clone()));
             let grants = Ok(Grants::default());
@@ -185,6 +191,7 @@ impl Theatre {
         for kind in kinds {
             let mut node = Node::new(StepId::new(kind).unwrap(), kind);
             node.needs = graph.last().map(|before| before.id.clone()).into_iter().collect();
+            node.always = *kind == "always";
             node.retry = Retry { attempts: 2, delay_ms: 1, ..Retry::default() };
             graph.push(node);
         }
@@ -353,4 +360,30 @@ async fn a_sandbox_that_never_answers_holds_no_run() {
     let run = theatre.accept(None, &["twice", "turns"]).await;
     assert_eq!(theatre.drive(run, &CancellationToken::new()).await.unwrap().unwrap(), Stopped::Ended);
     assert_eq!(theatre.world.told.lock().unwrap().iter().filter(|said| said.starts_with("release")).count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_equipment_is_gone_stands_still_and_can_be_stopped() {
+    let theatre = Theatre::new(World::new(Caps::default(), false));
+    let run = theatre.accept(Some("shop"), &["hold", "turns", "always"]).await;
+    let stop = CancellationToken::new();
+    let driven = theatre.drive(run, &stop);
+    theatre.world.until(|world| world.holding() == 1).await;
+    stop.cancel();
+    assert_eq!(driven.await.unwrap().unwrap(), Stopped::Interrupted);
+    theatre.world.missing.store(true, Ordering::SeqCst);
+    let before = theatre.events(run).await.len();
+    let stands = theatre.drive(run, &CancellationToken::new()).await.unwrap();
+    assert!(matches!(stands, Err(EngineError::Outfit(_))), "{stands:?}");
+    assert_eq!(theatre.events(run).await.len(), before, "it goes on where it is when the equipment comes back");
+    let abort = Request { signal: Signal::Abort, who: who() };
+    assert_eq!(theatre.engine.submit(run, abort).await.unwrap(), Answer::Idle);
+    assert_eq!(theatre.drive(run, &CancellationToken::new()).await.unwrap().unwrap(), Stopped::Ended);
+    let events = theatre.events(run).await;
+    let failed = events.iter().find_map(|body| match body {
+        EventBody::StepFailed { step, error } => Some((step.to_string(), error.code.clone())),
+        _ => None,
+    });
+    assert_eq!(failed, Some(("always".to_owned(), "unknown_repo".to_owned())), "{events:?}");
+    assert!(matches!(events.last(), Some(EventBody::Finished { status: Ending::Aborted, .. })), "{events:?}");
 }
