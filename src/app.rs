@@ -43,6 +43,8 @@ use crate::journal::{Durability, Journal, SqliteJournal};
 use crate::secrets::Masker;
 use crate::yaml;
 
+/// The journal's scope of why runs stand still: the daemon cannot drive them, because its settings lack something.
+const STANDING: &str = "standing";
 /// Above this size the journal is not looked through before each engine starts; `devo doctor` does it.
 const CHECKED_AT_START: u64 = 64 * 1024 * 1024;
 
@@ -262,6 +264,11 @@ impl App {
                 tracing::warn!(%error, "cannot remove {}", path.display());
             }
         }
+        // What an earlier owner could not drive, this one tries.
+        let stood = self.journal.kept_with(STANDING, "").await?;
+        if !stood.is_empty() {
+            self.journal.keep(STANDING, stood.into_iter().map(|(run, _)| (run, None)).collect()).await?;
+        }
         self.shop().sweep().await;
         let engine = Engine::new(self.journal.clone(), self.home.clone(), self.shop.clone(), self.clock);
         Ok(Owned { engine, lock })
@@ -340,8 +347,23 @@ impl App {
                 Some(queued) => Ok(self.queued_document(&queued)),
                 None => Err(EngineError::Unknown(run).into()),
             },
-            other => Ok(other?),
+            other => {
+                let mut document = other?;
+                if let Some(why) = self.standing(run).await? {
+                    document["standing"] = why.into();
+                }
+                Ok(document)
+            }
         }
+    }
+
+    /// Why the daemon cannot drive an open run, with what to do; `None` where it does, or could.
+    ///
+    /// # Errors
+    /// The journal's.
+    pub async fn standing(&self, run: RunId) -> Result<Option<String>, Error> {
+        let kept = self.journal.kept(STANDING, &run.to_string()).await?;
+        Ok(kept.and_then(|why| why.as_str().map(str::to_owned)))
     }
 
     /// The document of a submitted task.

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::lanes::{Back, Lanes};
-use super::{App, TaskRequest};
+use super::{App, STANDING, TaskRequest};
 use crate::core::event::{Event, Who};
 use crate::core::id::RunId;
 use crate::core::request::{Refused, Request, Signal};
@@ -196,14 +196,25 @@ impl Desk {
             let desk = self.clone();
             self.driving.spawn(async move {
                 let back = desk.drive_in_turn(run).await;
-                if let Back::Standing(why) = &back
-                    && told.as_ref() != Some(why)
-                {
-                    tracing::error!(%run, error = %why, "run stands still");
+                match &back {
+                    Back::Standing(why) if told.as_ref() != Some(why) => {
+                        tracing::error!(%run, error = %why, "run stands still");
+                        desk.note_standing(run, Some(why)).await;
+                    }
+                    Back::Over | Back::Resting if told.is_some() => desk.note_standing(run, None).await,
+                    _ => {}
                 }
                 desk.lanes().back(run, back);
                 desk.pump();
             });
+        }
+    }
+
+    /// Keeps why a run stands still where every channel can read it.
+    async fn note_standing(&self, run: RunId, why: Option<&str>) {
+        let kept = self.app.journal.keep(STANDING, vec![(run.to_string(), why.map(Value::from))]).await;
+        if let Err(error) = kept {
+            tracing::warn!(%run, %error, "cannot keep why it stands still");
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! A channel of the daemon is one file (or folder) here and one word in [`CHANNELS`].
 
+pub mod causes;
 pub mod cli;
 pub mod drawing;
 pub mod envelope;

@@ -146,6 +146,10 @@ table! {
     need_budget: "needs budget", "falta presupuesto";
     need_look: "failed", "falló";
 
+    // A run that the daemon cannot take further.
+    stands_still: "This run cannot go on now", "Esta ejecución no puede seguir por ahora";
+    stands_still_about: "It is tried again every minute, and goes on where it is once this is mended. It can be aborted as it is.", "Se intenta de nuevo cada minuto y sigue donde está en cuanto se arregle. También se puede abortar así.";
+
     // What a person can do.
     approve: "Approve", "Aprobar";
     approve_revision: "Approve revision {n}", "Aprobar la revisión {n}";
@@ -208,6 +212,7 @@ table! {
     repo: "Repository", "Repositorio";
     pipeline: "Pipeline", "Pipeline";
     choose: "Choose", "Elegir";
+    calls: "{n} calls", "{n} llamadas";
     required: "(required)", "(obligatorio)";
     submit: "Submit", "Enviar";
     no_pipelines: "This home has no valid pipeline. `devo validate` says why.", "Esta carpeta no tiene ningún pipeline válido. `devo validate` dice por qué.";

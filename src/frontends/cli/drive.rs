@@ -305,7 +305,7 @@ pub async fn finish(cx: &Cx, journal: &Arc<dyn Journal>, run: RunId, run_dir: &P
     if cx.json {
         cx.out.line(&json!({"event": "result", "run": doc}).to_string());
     } else {
-        cx.out.write(&show::result(&cx.out.screen, &cx.devo, &doc));
+        cx.out.write(&show::result(&cx.out.screen, &cx.devo, &doc, cx.quiet));
     }
     Ok(exit)
 }

@@ -254,13 +254,15 @@ fn commands(out: &mut String, screen: &Screen, devo: &str, doc: &Value) {
     }
 }
 
-/// The end of `run`, `resume` and `retry`.
-pub fn result(screen: &Screen, devo: &str, doc: &Value) -> String {
+/// The end of `run`, `resume` and `retry`; `quiet` leaves out what could come next.
+pub fn result(screen: &Screen, devo: &str, doc: &Value, quiet: bool) -> String {
     let mut out = headline(screen, doc, None);
     failure(&mut out, screen, doc);
     question(&mut out, screen, doc);
     facts(&mut out, screen, &outcome(doc));
-    commands(&mut out, screen, devo, doc);
+    if !quiet {
+        commands(&mut out, screen, devo, doc);
+    }
     out
 }
 
@@ -303,9 +305,14 @@ pub fn status(screen: &Screen, devo: &str, doc: &Value, idle: Option<&str>, now:
     out.push_str(&screen.paragraph("  ", "  ", word(doc, "/task")));
     failure(&mut out, screen, doc);
     question(&mut out, screen, doc);
-    if let Some(why) = idle {
-        let line = format!("{why}: {devo} resume {}", word(doc, "/short_id"));
-        let _ = writeln!(out, "  {}", screen.paint(Ink::Yellow, &printable(&line)));
+    let short = word(doc, "/short_id");
+    let idle = match (idle, word(doc, "/standing")) {
+        (Some(why), _) => format!("{why}: {devo} resume {short}"),
+        (None, "") => String::new(),
+        (None, why) => format!("it stands still: {why}"),
+    };
+    for line in idle.lines() {
+        let _ = writeln!(out, "  {}", screen.paint(Ink::Yellow, &printable(line)));
     }
     let steps = doc["steps"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !steps.is_empty() {

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::words::words;
 use crate::core::plan::PlanRecord;
 use crate::core::rings::Ring;
+use crate::frontends::causes::cause;
 use crate::frontends::figures::dollars;
 use crate::frontends::plain::{clean, clip, line};
 use crate::frontends::ringer::Telling;
@@ -67,6 +68,7 @@ pub fn write(telling: &Telling<'_>, pages: Option<&str>, lang: Lang, masker: &Ma
             text.way(texts.approve, page.as_deref(), &[by("plan"), by("approve"), format!("{} \"…\"", by("revise"))]);
         }
         Ring::Question => {
+            text.paragraph(cause(lang, word(doc, "/waiting_for/kind")));
             text.foreign(word(doc, "/waiting_for/question"), texts.cut);
             text.way(texts.answer, page.as_deref(), &[format!("{} \"…\"", by("answer"))]);
         }
@@ -166,6 +168,7 @@ fn failure(text: &mut Text, doc: &Value, lang: Lang) {
         text.0.push_str(&fill(texts.step_failed, &[("step", &line(word(step, "/id"), 80))]));
         text.0.push('\n');
     }
+    text.paragraph(cause(lang, word(error, "/code")));
     // The first lines; what a command printed is behind the login.
     text.foreign(&clip(word(error, "/message"), 600), texts.cut);
     text.foreign(word(error, "/hint"), texts.cut);

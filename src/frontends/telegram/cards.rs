@@ -7,6 +7,7 @@ use super::html::{Html, clean, clip, line, units};
 use super::words::words;
 use crate::core::plan::{FileAction, PlanRecord};
 use crate::core::time::Timestamp;
+use crate::frontends::causes::cause;
 use crate::frontends::figures::{dollars, duration};
 use crate::frontends::words::{Lang, fill};
 
@@ -193,6 +194,8 @@ pub fn question(doc: &Value, lang: Lang) -> Html {
         _ => ("❓ ", texts.question),
     };
     let text = facts(Html::of(icon).bold(name).text(" · ").text(&title(doc)).nl(), doc, &[]);
+    let cause = cause(lang, waits_for(doc).unwrap_or_default());
+    let text = if cause.is_empty() { text } else { text.nl().nl().text(cause) };
     let asked = clip(&clean(word(doc, "/waiting_for/question")), 3000);
     text.nl().nl().text(&asked)
 }
@@ -241,6 +244,10 @@ pub fn progress(doc: &Value, lang: Lang, said: &[String]) -> Html {
             shown.push_str(&format!(" {}", duration(number(step, "/duration_ms"))));
         }
         text = text.nl().text(&shown);
+    }
+    if !word(doc, "/standing").is_empty() {
+        let why = clip(&clean(word(doc, "/standing")), 600);
+        text = text.nl().text("⚠️ ").bold(lang.words().stands_still).nl().text(&why);
     }
     if !said.is_empty() && !is_over(doc) {
         let said: Vec<String> = said.iter().map(|text| line(text, 120)).collect();
@@ -331,6 +338,10 @@ fn failed(doc: &Value, lang: Lang) -> Html {
     if let Some(step) = step {
         let said = fill(texts.step_failed, &[("step", word(step, "/id"))]);
         text = text.nl().bold(&said);
+    }
+    let cause = cause(lang, word(error, "/code"));
+    if !cause.is_empty() {
+        text = text.nl().text(cause);
     }
     text = text.nl().text(&line(word(error, "/message"), 500));
     let hint = line(word(error, "/hint"), 300);

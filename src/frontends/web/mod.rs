@@ -90,8 +90,20 @@ impl Site {
 
     /// The contract's document of a run.
     async fn document(&self, run: RunId) -> Result<Value, Error> {
-        match self.stands(run).await? {
-            Some(stand) => Ok(stand.document()),
+        let stand = self.stands(run).await?;
+        self.document_of(run, stand.as_deref()).await
+    }
+
+    /// The same, of a run that stands as the caller knows.
+    async fn document_of(&self, run: RunId, stand: Option<&Stand>) -> Result<Value, Error> {
+        match stand {
+            Some(stand) => {
+                let mut document = stand.document();
+                if let Some(why) = self.app.standing(run).await? {
+                    document["standing"] = why.into();
+                }
+                Ok(document)
+            }
             None => self.desk.document(run).await,
         }
     }
@@ -102,6 +114,7 @@ fn router(site: Arc<Site>) -> Router {
     api::router()
         .merge(pages::router())
         .fallback(pages::nothing)
+        .method_not_allowed_fallback(pages::wrong_method)
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(TimeoutLayer::with_status_code(axum::http::StatusCode::SERVICE_UNAVAILABLE, PATIENCE))
         .layer(CompressionLayer::new())
@@ -134,18 +147,27 @@ struct WebChannel {
 /// An address that others can reach while no users are configured; a hook without its secret.
 pub fn open(app: &App) -> Result<Option<Box<dyn Channel>>, Error> {
     let config = app.config();
-    let wanted = config.web.listen;
-    if !wanted.ip().is_loopback() && config.users.is_empty() {
-        let message = format!("`web.listen: {wanted}` can be reached by others, and devo.yaml names no `users`");
-        return Err(Error::refused("no_users", message).hint(
-            "add users (`devo user hash` makes their hashes), or listen on 127.0.0.1 behind a proxy or a tunnel",
-        ));
-    }
+    may_listen(&config)?;
     hook_secrets(app)?;
+    let wanted = config.web.listen;
     // An address that is taken is no reason to serve nothing at all: the channel is opened again until it is free.
     let listener = bind(wanted).ok();
     let address = listener.as_ref().and_then(|listener| listener.local_addr().ok()).unwrap_or(wanted);
     Ok(Some(Box::new(WebChannel { listener: Mutex::new(listener), address })))
+}
+
+/// Whether the pages may be served where devo.yaml says.
+///
+/// # Errors
+/// An address that others can reach while no users are configured.
+pub fn may_listen(config: &Config) -> Result<(), Error> {
+    let wanted = config.web.listen;
+    if wanted.ip().is_loopback() || !config.users.is_empty() {
+        return Ok(());
+    }
+    let message = format!("`web.listen: {wanted}` can be reached by others, and devo.yaml names no `users`");
+    Err(Error::refused("no_users", message)
+        .hint("add users (`devo user hash` makes their hashes), or listen on 127.0.0.1 behind a proxy or a tunnel"))
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, Error> {

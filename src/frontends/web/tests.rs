@@ -17,7 +17,7 @@ use crate::core::event::{Ending, Event, EventBody, Question, QuestionKind, RunLi
 use crate::core::id::{RunId, StepId};
 use crate::core::plan::{Estimate, Plan, PlanRecord};
 use crate::core::state::RunState;
-use crate::engine::{Notice, Stopped, Until};
+use crate::engine::{Stopped, Until};
 use crate::journal::Summary;
 
 /// A daemon's web channel over a home of its own.
@@ -482,26 +482,17 @@ async fn what_needs_someone_is_shown_however_much_came_since() {
 async fn a_run_whose_last_driver_is_leaving_is_not_left_alone() {
     let place = Place::new().await;
     let run: RunId = place.planned().await.parse().unwrap();
-    let mut feed = place.site.desk.subscribe();
-    let mut resumed = async || {
-        loop {
-            if let Notice::Event { event, .. } = feed.recv().await.unwrap()
-                && matches!(event.body, EventBody::Resumed {})
-            {
-                return;
-            }
-        }
-    };
     // Somebody else drives it: it waits for an approval, and is not given back before the stop.
     let (engine, leave) = (place.owned.engine.clone(), CancellationToken::new());
     let token = leave.clone();
-    let other = tokio::spawn(async move { engine.drive(run, Until::Ended, token).await });
-    resumed().await;
+    let mut other = Box::pin(async move { engine.drive(run, Until::Ended, token).await });
+    let begun = std::future::poll_fn(|cx| std::task::Poll::Ready(other.as_mut().poll(cx).is_pending())).await;
+    assert!(begun, "it drives from its first look on");
+    let other = tokio::spawn(other);
     place.site.desk.take_up().await.unwrap();
     assert_eq!(place.site.desk.counts(), (1, 0, 0), "the desk wants it");
     leave.cancel();
     assert_eq!(other.await.unwrap().unwrap(), Stopped::Interrupted);
-    resumed().await;
     while place.site.desk.counts() != (0, 0, 1) {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }

@@ -87,7 +87,7 @@ fn a_failed_run_shows_the_failure_first_then_the_next_command() {
     let text = status(&PLAIN, "devo", &doc, None, NOW);
     insta::assert_snapshot!(text);
     assert!(text.find("2 of 41").unwrap() < text.find("succeeded").unwrap());
-    assert!(result(&PLAIN, "devo", &doc).contains("devo retry 456789ab"));
+    assert!(result(&PLAIN, "devo", &doc, false).contains("devo retry 456789ab"));
 }
 
 #[test]
@@ -100,7 +100,8 @@ fn a_completed_run_ends_with_branch_size_link_and_cost() {
     let mut commit = step("commit", "commit", "succeeded");
     commit["output"] = json!({"diffstat": {"files": 3, "insertions": 41, "deletions": 2}});
     doc["steps"] = json!([commit]);
-    insta::assert_snapshot!(result(&PLAIN, "devo", &doc));
+    insta::assert_snapshot!(result(&PLAIN, "devo", &doc, false));
+    assert!(!result(&PLAIN, "devo", &doc, true).contains("next:"));
 }
 
 #[test]

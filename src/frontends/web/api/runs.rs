@@ -21,6 +21,7 @@ use crate::config::UserRole;
 use crate::core::event::Who;
 use crate::core::id::{RunId, StepId};
 use crate::core::request::Signal;
+use crate::core::state::Status;
 use crate::error::Error;
 use crate::journal::Wanted;
 
@@ -76,7 +77,13 @@ pub async fn list(
         return Err(Problem::bad("bad_query", "`cursor` names no run"));
     }
     // Behind the run that the last page ended with; runs that came since do not move it.
-    let status = ask.status.map(|status| status.to_ascii_uppercase());
+    let status = match ask.status.map(|status| status.to_ascii_uppercase()) {
+        Some(word) if serde_json::from_value::<Status>(Value::String(word.clone())).is_err() => {
+            let words = "QUEUED, PLANNING, PLANNED, EXECUTING, COMPLETED, FAILED or ABORTED";
+            return Err(Problem::bad("bad_query", format!("`status` is {words}")));
+        }
+        status => status,
+    };
     let rows = site.desk.list(Wanted { status, repo: ask.repo, behind, ..Wanted::default() }, limit + 1).await?;
     let runs: Vec<RunLine> = rows.iter().take(limit).map(RunLine::from).collect();
     let next = rows.get(limit).and(runs.last().map(|last| last.task_id.clone()));

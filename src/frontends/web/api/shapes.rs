@@ -68,8 +68,11 @@ pub struct RunShape {
     /// Empty; the lines are at `/logs`.
     logs: Vec<Value>,
     /// Where its commands run; missing while it is only submitted.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     sandbox: Option<String>,
+    /// Why the daemon cannot take it further now, with what to do; missing where it can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    standing: Option<String>,
 }
 
 /// A question that waits for a person.

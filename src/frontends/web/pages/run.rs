@@ -15,6 +15,7 @@ use crate::core::id::{RunId, StepId};
 use crate::core::plan::PlanRecord;
 use crate::core::time::Timestamp;
 use crate::error::Error;
+use crate::frontends::causes::cause;
 use crate::frontends::drawing;
 use crate::frontends::figures::{dollars, duration, tokens};
 use crate::frontends::plain::line;
@@ -98,6 +99,9 @@ struct Values {
     revisions: Vec<Revision>,
     failed: Option<StepLine>,
     error: Value,
+    /// What kind of failure it is, where the reader's language has a sentence for it.
+    cause: &'static str,
+    standing: String,
     steps: Vec<StepLine>,
     more_steps: usize,
     links: Vec<LinkLine>,
@@ -123,11 +127,7 @@ pub async fn short(Path(id): Path<String>) -> Redirect {
 /// Everything that the page shows; the log, which its script reads for itself, only where it is asked for.
 async fn values(site: &Site, frame: &Frame, run: RunId, log: bool) -> Result<Values, Problem> {
     let known = site.stands(run).await?;
-    let doc = match &known {
-        Some(stand) => stand.document(),
-        // Not more than submitted.
-        None => site.desk.document(run).await?,
-    };
+    let doc = site.document_of(run, known.as_deref()).await?;
     let w = frame.w;
     let status = word(&doc, "/status").to_owned();
     let waiting = word(&doc, "/waiting_for/kind").to_owned();
@@ -146,6 +146,7 @@ async fn values(site: &Site, frame: &Frame, run: RunId, log: bool) -> Result<Val
     let elapsed = duration(if ended { updated } else { now }.since(created));
     let failed_at = states.iter().position(|state| *state == "failed");
     let failed = failed_at.filter(|_| status == "FAILED").map(|at| lines.remove(at));
+    let failure = failed_at.map_or(&doc["error"], |at| &doc["steps"][at]["error"]);
     let links = links(&doc);
     let main_link = links.iter().rev().find_map(|link| link.href.clone());
     let action = match (waiting.as_str(), status.as_str()) {
@@ -220,6 +221,8 @@ async fn values(site: &Site, frame: &Frame, run: RunId, log: bool) -> Result<Val
         approval: doc["approval"].clone(),
         revisions,
         error: doc["error"].clone(),
+        cause: cause(frame.lang, word(failure, "/code")),
+        standing: word(&doc, "/standing").to_owned(),
         failed,
         steps: lines,
         more_steps,
