@@ -13,6 +13,7 @@ use super::{BotAccess, Settings};
 use crate::config::{self, Config};
 use crate::core::failure::Failure;
 use crate::engine::Clock;
+use crate::error::Error;
 use crate::journal::{Durability, MemoryJournal, SqliteJournal};
 use crate::sandboxes::docker;
 use crate::secrets::Masker;
@@ -181,22 +182,45 @@ async fn configured(home: &Path, config: Config) -> Vec<Check> {
 
 /// The channels that speak to a server elsewhere, asked as `devo serve` would ask.
 async fn channels(shop: &Shop) -> Vec<Check> {
-    let mut found = Vec::new();
+    let mut found = vec![web(shop)];
     if let Some(smtp) = &shop.config.notify.smtp {
         found.push(mail(shop, smtp).await);
     }
     match super::bot::access(&shop.config, &shop.masker) {
         Ok(None) => {}
         Ok(Some(access)) => found.push(telegram(&access).await),
-        Err(error) => {
-            let check = Check::new("telegram", Level::Warning, error.message);
-            found.push(match error.hint {
-                Some(hint) => check.fix(hint),
-                None => check,
-            });
-        }
+        Err(error) => found.push(refused("telegram", Level::Warning, error)),
     }
     found
+}
+
+/// What `devo serve` would refuse to serve pages and hooks with.
+fn web(shop: &Shop) -> Check {
+    let config = &shop.config;
+    if let Err(error) = crate::frontends::web::may_listen(config) {
+        return refused("web", Level::Critical, error);
+    }
+    let without = config.web.hooks.iter().find_map(|(name, hook)| {
+        let why = match secret(&[&hook.secret], &super::outfit::environment) {
+            Ok(Some(_)) => return None,
+            Ok(None) => format!("{} is not set", hook.secret),
+            Err(error) => error.to_string(),
+        };
+        Some((format!("the hook `{name}` has no secret, and `devo serve` does not start: {why}"), &hook.secret))
+    });
+    match without {
+        Some((message, variable)) => Check::new("web", Level::Critical, message)
+            .fix(format!("set {variable}, or {variable}_FILE to a file that holds it")),
+        None => Check::new("web", Level::Ok, format!("pages would be served on http://{}", config.web.listen)),
+    }
+}
+
+fn refused(id: &str, level: Level, error: Error) -> Check {
+    let check = Check::new(id, level, error.message);
+    match error.hint {
+        Some(hint) => check.fix(hint),
+        None => check,
+    }
 }
 
 async fn mail(shop: &Shop, smtp: &config::Smtp) -> Check {

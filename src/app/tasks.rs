@@ -125,7 +125,7 @@ impl App {
                     "put the file into pipelines/ and give its name without .yaml, or write the pipeline into the task",
                 ));
             }
-            PipelineRef::Named(name) => self.read_pipeline(name)?,
+            PipelineRef::Named(name) => read_pipeline(&self.home, name)?,
         };
         if let TaskSource::Words { inputs, .. } = source {
             for (name, text) in inputs {
@@ -144,32 +144,6 @@ impl App {
             }
         }
         Ok((task, pipeline, author))
-    }
-
-    /// A pipeline by its name under pipelines/, or by the path of a file.
-    fn read_pipeline(&self, name: &str) -> Result<(Pipeline, Author), Error> {
-        let folder = self.home.join("pipelines");
-        let plain = !name.contains('/') && !name.ends_with(".yaml") && !name.ends_with(".yml");
-        let path = if plain { folder.join(format!("{name}.yaml")) } else { PathBuf::from(name) };
-        let bytes = std::fs::read(&path).map_err(|error| {
-            let mut known: Vec<String> = std::fs::read_dir(&folder)
-                .into_iter()
-                .flatten()
-                .flatten()
-                .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".yaml").map(str::to_owned))
-                .collect();
-            known.sort();
-            let refused = Error::refused("unknown_pipeline", format!("there is no pipeline `{name}`: {error}"));
-            match yaml::nearest(name, known.iter().map(String::as_str)) {
-                Some(near) => refused.hint(format!("did you mean `{near}`?")),
-                None => refused.hint(format!("pipelines of this home: {}; or give a file's path", known.join(", "))),
-            }
-        })?;
-        let shown = path.display().to_string();
-        let read = yaml::parse_bytes(&shown, &bytes)
-            .and_then(|document| pipeline::read(&document))
-            .map_err(|wrong| invalid(&wrong, &String::from_utf8_lossy(&bytes)))?;
-        Ok((read, author_of(name, &path, &folder)))
     }
 
     /// Steps that need a repository have one, and its checks exist.
@@ -283,6 +257,32 @@ impl App {
     }
 }
 
+/// A pipeline by its name under pipelines/, or by the path of a file.
+fn read_pipeline(home: &Path, name: &str) -> Result<(Pipeline, Author), Error> {
+    let folder = home.join("pipelines");
+    let plain = !name.contains('/') && !name.ends_with(".yaml") && !name.ends_with(".yml");
+    let path = if plain { folder.join(format!("{name}.yaml")) } else { PathBuf::from(name) };
+    let bytes = std::fs::read(&path).map_err(|error| {
+        let mut known: Vec<String> = std::fs::read_dir(&folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".yaml").map(str::to_owned))
+            .collect();
+        known.sort();
+        let refused = Error::refused("unknown_pipeline", format!("there is no pipeline `{name}`: {error}"));
+        match yaml::nearest(name, known.iter().map(String::as_str)) {
+            Some(near) => refused.hint(format!("did you mean `{near}`?")),
+            None => refused.hint(format!("pipelines of this home: {}; or give a file's path", known.join(", "))),
+        }
+    })?;
+    let shown = path.display().to_string();
+    let read = yaml::parse_bytes(&shown, &bytes)
+        .and_then(|document| pipeline::read(&document))
+        .map_err(|wrong| invalid(&wrong, &String::from_utf8_lossy(&bytes)))?;
+    Ok((read, author_of(name, &path, &folder)))
+}
+
 /// Stands in for the plan that a run would have, where a prompt is shown without one.
 fn sample_plan() -> PlanRecord {
     let plan = serde_json::json!({
@@ -318,8 +318,8 @@ fn problems(wrong: Vec<Diagnostic>, text: &str, color: bool) -> Vec<Problem> {
 }
 
 /// All problems of a pipeline, task or configuration file; none means that it is valid. Works without a home, with the
-/// shipped prompts.
-pub fn validate(_settings: &Settings, path: &Path) -> Result<Vec<Problem>, Error> {
+/// shipped prompts; what a task gives to a pipeline of the home is looked at where there is one.
+pub fn validate(settings: &Settings, path: &Path) -> Result<Vec<Problem>, Error> {
     let bytes = read(path)?;
     let name = path.display().to_string();
     let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -330,11 +330,38 @@ pub fn validate(_settings: &Settings, path: &Path) -> Result<Vec<Problem>, Error
         Err(wrong) => wrong,
         // What has steps is a pipeline; what names one is a task.
         Ok(document) if document.root.get("steps").is_none() && document.root.get("pipeline").is_some() => {
-            read_task(&document).err().unwrap_or_default()
+            match (read_task(&document), settings.places.find()) {
+                (Err(wrong), _) => wrong,
+                (Ok(task), Ok(home)) => misfits(&home, &document, task),
+                (Ok(_), Err(_)) => Vec::new(),
+            }
         }
         Ok(document) => pipeline::read(&document).err().unwrap_or_default(),
     };
     Ok(problems(wrong, &text, false))
+}
+
+/// What of a task does not fit its pipeline.
+fn misfits(home: &Path, document: &yaml::Document, task: Task) -> Vec<Diagnostic> {
+    let at = |pointer: &str, code, message: String| document.diagnostic(document.root.locate(pointer), code, message);
+    let pipeline = match task.pipeline {
+        PipelineRef::Inline(pipeline) => *pipeline,
+        PipelineRef::Named(name) => match read_pipeline(home, &name) {
+            Ok((pipeline, _)) => pipeline,
+            Err(error) => {
+                let first = error.message.lines().next().unwrap_or_default().to_owned();
+                let wrong = at("/pipeline", "unknown_pipeline", first);
+                return vec![match error.hint {
+                    Some(hint) => wrong.help(hint),
+                    None => wrong,
+                }];
+            }
+        },
+    };
+    let wrong = fill_inputs(&pipeline, task.inputs, task.repo.as_deref(), task.task.as_deref()).err();
+    let place = if document.root.get("inputs").is_some() { "/inputs" } else { "/pipeline" };
+    let wrong = wrong.unwrap_or_default().into_iter();
+    wrong.map(|message| at(place, "bad_inputs", message).help(taken(&pipeline))).collect()
 }
 
 /// What a pipeline takes, for whoever gave it something else.

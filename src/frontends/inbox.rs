@@ -230,7 +230,7 @@ fn is_file(entry: &std::fs::DirEntry) -> bool {
 
 /// Whether a name in the inbox is a task's: hidden names, halves (`.tmp`, `.part`) and backups (`~`) are nobody's.
 fn is_task_name(name: &OsStr) -> bool {
-    let name = name.as_bytes();
+    let name = name.as_bytes().to_ascii_lowercase();
     !name.starts_with(b".") && (name.ends_with(b".yaml") || name.ends_with(b".yml"))
 }
 
@@ -429,10 +429,10 @@ mod tests {
 
     #[test]
     fn what_is_nobodys_is_not_a_task() {
-        for name in [".a.yaml", "a.yaml~", "a.tmp", "a.yaml.part", "a.json", "yaml", ".yaml", "a.YAML"] {
+        for name in [".a.yaml", "a.yaml~", "a.tmp", "a.yaml.part", "a.json", "yaml", ".yaml", ".YAML"] {
             assert!(!is_task_name(OsStr::new(name)), "{name}");
         }
-        for name in ["a.yaml", "a.yml", "-rf.yaml", "..yaml.yaml"] {
+        for name in ["a.yaml", "a.yml", "a.YAML", "-rf.yaml", "..yaml.yaml"] {
             assert_eq!(is_task_name(OsStr::new(name)), !name.starts_with('.'), "{name}");
         }
     }

@@ -136,6 +136,16 @@ function times() {
   }
 }
 
+// The inputs of another pipeline come by themselves; without this script they come by the button.
+for (const select of document.querySelectorAll("select[data-choose]")) {
+  const button = document.getElementById(select.dataset.choose);
+  if (!button) continue;
+  button.hidden = true;
+  select.addEventListener("change", () => {
+    if (!select.selectedOptions[0].defaultSelected) select.form.requestSubmit(button);
+  });
+}
+
 // A form is sent once, however often its button is pressed.
 document.addEventListener("submit", (event) => {
   if (event.target.dataset.sent) { event.preventDefault(); return; }

@@ -149,6 +149,17 @@ pub async fn nothing(State(site): State<Arc<Site>>, headers: HeaderMap, uri: Uri
     problem_page(&site, &frame, &Problem::not_found(frame.w.no_page))
 }
 
+/// A page or a route of the API that takes other methods; the header `Allow` names them.
+pub async fn wrong_method(State(site): State<Arc<Site>>, headers: HeaderMap, uri: Uri) -> Response {
+    let problem = |text: &str| Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", text);
+    if ["/api/", "/hooks/"].iter().any(|place| uri.path().starts_with(place)) {
+        let hint = "the header `Allow` names those that it takes, and GET /api/openapi.json tells what they do";
+        return problem("this place does not take this method").hint(hint).into_response();
+    }
+    let frame = Frame::of(&site, &headers, &uri, None).await;
+    problem_page(&site, &frame, &problem(frame.w.no_page))
+}
+
 /// The pages.
 pub fn router() -> Router<Arc<Site>> {
     Router::new()
