@@ -59,23 +59,27 @@ pub struct Usage {
 impl Usage {
     /// The size of the prompt, cached or not.
     pub fn prompt(&self) -> u64 {
-        self.input + self.cache_read + self.cache_write_5m + self.cache_write_1h
+        [self.cache_read, self.cache_write_5m, self.cache_write_1h]
+            .iter()
+            .fold(self.input, |sum, n| sum.saturating_add(*n))
     }
 
     /// Prompt and output together.
     pub fn total(&self) -> u64 {
-        self.prompt() + self.output
+        self.prompt().saturating_add(self.output)
     }
 }
 
 impl std::ops::AddAssign for Usage {
     fn add_assign(&mut self, other: Self) {
-        self.input += other.input;
-        self.cache_read += other.cache_read;
-        self.cache_write_5m += other.cache_write_5m;
-        self.cache_write_1h += other.cache_write_1h;
-        self.output += other.output;
-        self.reasoning += other.reasoning;
+        // The figures are a provider's: a sum that wraps would pass under any limit.
+        let add = |to: &mut u64, more: u64| *to = to.saturating_add(more);
+        add(&mut self.input, other.input);
+        add(&mut self.cache_read, other.cache_read);
+        add(&mut self.cache_write_5m, other.cache_write_5m);
+        add(&mut self.cache_write_1h, other.cache_write_1h);
+        add(&mut self.output, other.output);
+        add(&mut self.reasoning, other.reasoning);
     }
 }
 
@@ -135,5 +139,16 @@ mod tests {
         assert_eq!(Usd::from_dollars(-1.0), Usd(0));
         assert_eq!(Usd::from_dollars(f64::NAN), Usd(0));
         assert_eq!(Usd::from_dollars(f64::INFINITY) + Usd(1), Usd(u64::MAX));
+        let most = Usage {
+            input: u64::MAX,
+            cache_read: u64::MAX,
+            cache_write_5m: u64::MAX,
+            cache_write_1h: u64::MAX,
+            output: u64::MAX,
+            reasoning: u64::MAX,
+        };
+        let mut sum = most;
+        sum += most;
+        assert_eq!((sum, sum.prompt(), sum.total()), (most, u64::MAX, u64::MAX));
     }
 }

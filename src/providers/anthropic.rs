@@ -98,12 +98,6 @@ impl Provider for Anthropic {
             body: Value::Null,
         }
     }
-
-    fn thoughts(&self, native: &Value) -> String {
-        let blocks = native.as_array().map(Vec::as_slice).unwrap_or_default();
-        let text = |block: &Value| Some(block.get("thinking")?.as_str()?.to_owned());
-        blocks.iter().filter_map(text).filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n")
-    }
 }
 
 fn cache_control(ttl: CacheTtl) -> Value {

@@ -12,8 +12,11 @@ use super::endpoint::Endpoint;
 use super::error::{ErrorKind, ProviderError};
 use super::http::{HttpLimits, HttpTransport, Transport};
 use super::{ChatRequest, ModelCard, Provider, Reply};
-use crate::core::budget::{Usage, Usd};
+use crate::core::budget::Usage;
 use crate::secrets::Masker;
+
+/// A reply that claims to have used so many times the model's window is not believed.
+const ABSURD: u64 = 10;
 
 /// How often and how long a call is tried.
 #[derive(Debug, Clone, Copy)]
@@ -122,18 +125,6 @@ impl Client {
         }
     }
 
-    /// A client over the network. Fails where the provider needs a key and the endpoint has none; the endpoint's key
-    /// becomes known to `masker`.
-    pub fn over_http(
-        provider: &'static dyn Provider,
-        card: ModelCard,
-        endpoint: &Endpoint,
-        masker: &Masker,
-    ) -> Result<Self, ProviderError> {
-        let transport = http_transport(provider, endpoint, masker)?;
-        Ok(Self::new(provider, card, transport).masker(masker.clone()))
-    }
-
     /// With another policy.
     #[must_use]
     pub fn retry(mut self, retry: RetryPolicy) -> Self {
@@ -187,13 +178,9 @@ impl Client {
         usage
     }
 
-    /// What the next call costs at most.
-    pub fn estimate_cost(&self, request: &ChatRequest) -> Usd {
-        self.card.cost(&self.estimate(request))
-    }
-
     /// Asks for the next message, again and again as the policy allows; the body is the same each time. What failed
-    /// tries used is part of the usage, of the reply's or of the error's.
+    /// tries used is part of the usage, of the reply's or of the error's; where a try was answered, or may have been, and
+    /// nobody says what it used, the estimate of its prompt stands for it.
     pub async fn chat(&self, request: &ChatRequest, cancel: &CancellationToken) -> Result<Reply, ProviderError> {
         let http = self.provider.request(&self.card, request);
         let mut lost = Usage::default();
@@ -202,25 +189,43 @@ impl Client {
         let mut attempt = 0;
         loop {
             attempt += 1;
+            if cancel.is_cancelled() {
+                return Err(self.cancelled(lost));
+            }
             let sent = tokio::select! {
                 biased;
-                () = cancel.cancelled() => return Err(self.cancelled(lost)),
+                () = cancel.cancelled() => {
+                    lost += self.prompt(request);
+                    return Err(self.cancelled(lost));
+                }
                 sent = self.transport.send(http.clone()) => sent,
             };
-            let error = match sent {
-                Err(error) => ProviderError::of_transport(self.provider.name(), error),
-                Ok(reply) => match self.provider.reply(&reply) {
-                    Ok(mut reply) => {
-                        if reply.usage == Usage::default() {
-                            reply.usage = self.guess(request, &reply);
-                        }
-                        reply.usage += lost;
-                        return Ok(reply);
-                    }
-                    Err(error) => error,
-                },
+            let (begun, outcome) = match sent {
+                Err(error) => {
+                    let begun = error.after_sending();
+                    (begun, Err(ProviderError::of_transport(self.provider.name(), error)))
+                }
+                Ok(reply) => {
+                    let begun = (200..300).contains(&reply.status);
+                    (begun, self.provider.reply(&reply))
+                }
             };
-            lost += error.usage().unwrap_or_default();
+            let error = match outcome {
+                Ok(reply) if !self.believes(&reply.usage, request) => self.absurd(&reply.usage),
+                Ok(mut reply) => {
+                    if reply.usage == Usage::default() {
+                        reply.usage = self.guess(request, &reply);
+                    }
+                    reply.usage += lost;
+                    return Ok(reply);
+                }
+                Err(error) => error,
+            };
+            lost += match error.usage().filter(|usage| self.believes(usage, request)) {
+                Some(usage) => usage,
+                None if begun => self.prompt(request),
+                None => Usage::default(),
+            };
             let error = error.masked(|text| self.masker.mask(text)).used(lost);
             malformed += u32::from(error.kind == ErrorKind::Malformed);
             let spent = attempt >= self.retry.attempts || malformed >= self.retry.malformed;
@@ -272,6 +277,23 @@ impl Client {
         }
         let grown = self.retry.first.saturating_mul(2_u32.saturating_pow(attempt - 1)).min(self.retry.longest);
         grown.mul_f64(0.5 + 0.5 * chance)
+    }
+
+    /// The least that a call uses whose answer began: its prompt.
+    fn prompt(&self, request: &ChatRequest) -> Usage {
+        Usage { output: 0, ..self.estimate(request) }
+    }
+
+    /// Whether one call can have used that. The window may be set too small in devo.yaml, so the prompt's own size counts too.
+    fn believes(&self, usage: &Usage, request: &ChatRequest) -> bool {
+        let within = |tokens: u64| usage.total() <= tokens.saturating_mul(ABSURD);
+        within(self.card.context) || within(self.estimate(request).total())
+    }
+
+    fn absurd(&self, usage: &Usage) -> ProviderError {
+        let (claimed, window) = (usage.total(), self.card.context);
+        let message = format!("the reply claims to have used {claimed} tokens; the model's window has {window}");
+        ProviderError::new(self.provider.name(), ErrorKind::Garbled, message)
     }
 
     /// For servers that do not count: a bound from the sizes, so that a price still means something.

@@ -67,7 +67,9 @@ fn over_http(name: &str, model: &str, base: &str) -> (Client, Arc<Patience>) {
     let provider = provider(name).unwrap();
     let endpoint = Endpoint::new("BASE", base, Some(SecretString::from(KEY.to_owned()))).unwrap();
     let patience = Arc::new(Patience::default());
-    let client = Client::over_http(provider, card(name, model), &endpoint, &Masker::default()).unwrap();
+    let masker = Masker::default();
+    let transport = http_transport(provider, &endpoint, &masker).unwrap();
+    let client = Client::new(provider, card(name, model), transport).masker(masker);
     (client.sleeper(Arc::clone(&patience) as _), patience)
 }
 
@@ -258,7 +260,8 @@ fn a_key_is_needed_unless_the_server_is_ones_own() {
         let provider = provider(name).unwrap();
         let model = if name == "openai" { "local" } else { "claude-opus-5-5" };
         let endpoint = Endpoint::new("B", base, key).unwrap();
-        Client::over_http(provider, card(name, model), &endpoint, &Masker::default())
+        http_transport(provider, &endpoint, &Masker::default())
+            .map(|made| Client::new(provider, card(name, model), made))
     };
     let error = make("anthropic", "http://127.0.0.1:1", None).unwrap_err();
     assert_eq!((error.code(), error.retryable()), ("no_key", false));
@@ -305,6 +308,65 @@ async fn tries_are_counted_and_what_they_used_is_paid() {
 }
 
 #[tokio::test]
+async fn tries_that_were_answered_cost_their_prompt_at_least() {
+    let timeout = |what| TransportError::Timeout { what, limit: Duration::from_secs(90) };
+    let asked = request(vec![user("Validar stock")]);
+    let prompt = |client: &Client| Usage { output: 0, ..client.estimate(&asked) };
+    // Broken off, silent, something else, an empty stream: each of the six tries may have been paid for.
+    let broken = [
+        Err(TransportError::Cut("reset".into())),
+        Err(timeout("the next bytes")),
+        Ok(answer(200, "<html>")),
+        Ok(stream("")),
+        Err(TransportError::Cut("reset".into())),
+        Err(TransportError::Cut("reset".into())),
+    ];
+    let (client, _) = over_script(&Script::new(broken));
+    let error = ask(&client).await.unwrap_err();
+    assert_eq!((error.code(), error.usage().unwrap().total()), ("cut_reply", 6 * prompt(&client).total()));
+    assert!(prompt(&client).total() > 50);
+
+    // Nothing was sent, or the provider refused to begin.
+    let free = [
+        Err(TransportError::Connect("refused".into())),
+        Err(timeout("connecting")),
+        Ok(answer(503, "")),
+        Ok(answer(429, "{}")),
+        Ok(answer(401, "{}")),
+    ];
+    let (client, _) = over_script(&Script::new(free));
+    let error = ask(&client).await.unwrap_err();
+    assert_eq!((error.code(), error.usage()), ("bad_key", None));
+
+    // Stopped while the answer was awaited.
+    let (client, _) = over_script(&Script::new([]));
+    let token = CancellationToken::new();
+    let (result, ()) = tokio::join!(client.chat(&asked, &token), async {
+        tokio::task::yield_now().await;
+        token.cancel();
+    });
+    assert_eq!(result.unwrap_err().usage(), Some(prompt(&client)));
+    // Stopped before anything was sent.
+    assert_eq!(client.chat(&asked, &token).await.unwrap_err().usage(), None);
+}
+
+#[tokio::test]
+async fn a_count_beyond_belief_is_no_reply_and_is_not_booked() {
+    let usage = |tokens: u64| {
+        let body = serde_json::json!({"type": "message", "content": [{"type": "text", "text": "Hecho."}],
+            "stop_reason": "end_turn", "model": "m", "usage": {"input_tokens": tokens, "output_tokens": tokens}});
+        Ok(answer(200, &body.to_string()))
+    };
+    let (client, _) = over_script(&Script::new([usage(u64::MAX), usage(300)]));
+    let reply = ask(&client).await.unwrap();
+    let prompt = client.estimate(&request(vec![user("Validar stock")])).prompt();
+    assert_eq!(reply.usage.total(), prompt + 600);
+    let (client, _) = over_script(&Script::new((0..6).map(|_| usage(client.card().context * 6))));
+    let error = ask(&client).await.unwrap_err();
+    assert_eq!((error.code(), error.usage().unwrap().total()), ("garbled_reply", 6 * prompt));
+}
+
+#[tokio::test]
 async fn a_server_that_does_not_count_still_costs() {
     let uncounted = serde_json::json!({"type": "message", "content": [{"type": "text", "text": "Hecho."}],
         "stop_reason": "end_turn", "model": "m"});
@@ -315,7 +377,7 @@ async fn a_server_that_does_not_count_still_costs() {
     let asked = request(vec![user(&"palabra ".repeat(1000))]);
     let bound = client.estimate(&asked);
     assert!(bound.cache_write_5m > 2600 && bound.cache_write_5m < 4000 && bound.output == 4000, "{bound:?}");
-    let cost = client.estimate_cost(&asked);
+    let cost = client.card().cost(&bound);
     assert!(cost.dollars() > 0.08 && cost.dollars() < 0.11, "{cost:?}");
 }
 

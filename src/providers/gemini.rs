@@ -121,12 +121,6 @@ impl Provider for Gemini {
             body: Value::Null,
         }
     }
-
-    fn thoughts(&self, native: &Value) -> String {
-        let parts = native.as_array().map(Vec::as_slice).unwrap_or_default();
-        let thought = |part: &&Value| part["thought"] == true;
-        parts.iter().filter(thought).filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n")
-    }
 }
 
 fn content(turn: Turn<'_>) -> Value {

@@ -80,6 +80,9 @@ impl fmt::Debug for HttpReply {
     }
 }
 
+/// What is waited for until there is a connection.
+const CONNECTING: &str = "connecting";
+
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TransportError {
@@ -123,6 +126,15 @@ pub enum TransportError {
 }
 
 impl TransportError {
+    /// Whether the request was on its way: the provider may have answered, and charges for it.
+    pub fn after_sending(&self) -> bool {
+        match self {
+            Self::Timeout { what, .. } => *what != CONNECTING,
+            Self::Cut(_) | Self::TooLarge { .. } => true,
+            Self::Connect(_) | Self::NoKey(_) | Self::Setup { .. } | Self::Cassette(_) | Self::Mismatch(_) => false,
+        }
+    }
+
     /// What a person can do, where it is not plain from the provider alone.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -216,7 +228,7 @@ impl HttpTransport {
 
     fn broken(&self, error: reqwest::Error, in_body: bool) -> TransportError {
         if error.is_timeout() && error.is_connect() {
-            TransportError::Timeout { what: "connecting", limit: self.limits.connect }
+            TransportError::Timeout { what: CONNECTING, limit: self.limits.connect }
         } else if error.is_timeout() {
             TransportError::Timeout { what: "the next bytes", limit: self.limits.idle }
         } else if in_body {

@@ -49,10 +49,6 @@ pub trait Provider: Send + Sync + std::fmt::Debug {
 
     /// A request that costs nothing and proves that the endpoint accepts the key.
     fn probe(&self) -> HttpRequest;
-
-    /// What the model showed of its thinking in a message of this provider; for a progress line, empty where it hides
-    /// it.
-    fn thoughts(&self, native: &Value) -> String;
 }
 
 /// Where a provider is and how it takes its key.

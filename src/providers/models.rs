@@ -51,9 +51,13 @@ impl ModelCard {
         }
     }
 
-    /// Whether the model has stopped to answer by then, as far as is known.
-    pub fn retired(&self, at: Timestamp) -> bool {
-        self.retires.is_some_and(|day| Day::of(at) > day)
+    /// What to tell of a model that has stopped to answer by then, as far as is known: the provider has the last word.
+    pub fn retired(&self, at: Timestamp) -> Option<String> {
+        let day = self.retires.filter(|day| Day::of(at) > *day)?;
+        Some(format!(
+            "the model `{}` is said to answer until {day} only; `roles` in devo.yaml can name another",
+            self.id
+        ))
     }
 }
 
@@ -449,7 +453,9 @@ mod tests {
         let haiku = table.card("anthropic", "claude-haiku-5-5", at("2026-11-22")).unwrap();
         let cost = |input| haiku.cost(&Usage { input, output: 1000, ..Usage::default() }).dollars();
         assert_eq!((cost(100_000), cost(100_001)), (0.0105, 0.0525005));
-        assert!(table.card("anthropic", "claude-sonnet-4-5", at("2026-12-01")).unwrap().retired(at("2026-12-01")));
+        assert!(
+            table.card("anthropic", "claude-sonnet-4-5", at("2026-12-01")).unwrap().retired(at("2026-12-01")).is_some()
+        );
     }
 
     #[test]

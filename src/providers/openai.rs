@@ -121,11 +121,6 @@ impl Provider for OpenAi {
     fn probe(&self) -> HttpRequest {
         HttpRequest { method: Method::Get, path: "/models".into(), headers: Vec::new(), body: Value::Null }
     }
-
-    fn thoughts(&self, _native: &Value) -> String {
-        // Some servers show them, but refuse them in a history: they are not kept.
-        String::new()
-    }
 }
 
 #[derive(Default)]

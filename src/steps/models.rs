@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{CallIntent, Context, NoCall, Turn};
+use super::{CallIntent, Context, NoCall, Stream, Turn};
 use crate::agent::talk::{Models, NoReply};
 use crate::core::budget::{Usage, Usd};
 use crate::core::event::PromptRecord;
@@ -47,7 +47,8 @@ pub struct RoleModel<'a> {
 }
 
 impl<'a> RoleModel<'a> {
-    /// The model of a role for one turn of a step.
+    /// The model of a role for one turn of a step. What keeps its calls waiting, and that it may be gone, is told in the step's
+    /// log.
     pub fn new(
         cx: &'a Context,
         role: &'static str,
@@ -55,7 +56,13 @@ impl<'a> RoleModel<'a> {
         limit: Option<Usd>,
         turn: &Turn,
     ) -> Result<Self, Failure> {
-        Ok(Self { cx, role, client: cx.client(role)?, prompt, limit, spent: turn.usd })
+        let client = cx.client(role)?;
+        if let Some(caution) = client.card().retired(cx.now).filter(|_| turn.turn == 1) {
+            cx.note(caution);
+        }
+        let (log, step) = (cx.log.clone(), cx.step.clone());
+        let told = client.as_ref().clone().observer(move |wait| log.line(&step, Stream::Note, &wait.to_string()));
+        Ok(Self { cx, role, client: Arc::new(told), prompt, limit, spent: turn.usd })
     }
 }
 
