@@ -6,7 +6,7 @@
 mod formats;
 mod xml;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
@@ -14,7 +14,6 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use super::truncate::{DIGEST_BYTES, cut_line, cut_middle};
-use crate::core::plan::sha256;
 
 /// Failing tests named in a digest.
 const NAMED: usize = 10;
@@ -89,13 +88,6 @@ impl Report {
         report
     }
 
-    /// Takes a JUnit XML report; where there is one it replaces what the output said.
-    pub fn read_junit(document: &str, exit: Option<i32>, root: &str) -> Option<Self> {
-        let mut report = Self { exit, ..Self::default() };
-        report.add(xml::junit(&without_root(document, root))?);
-        Some(report)
-    }
-
     fn add(&mut self, part: Report) {
         if !self.framework.is_empty() {
             self.framework.push_str(" + ");
@@ -106,7 +98,9 @@ impl Report {
             self.failed.saturating_add(part.failed.max(u32::try_from(part.failing.len()).unwrap_or(u32::MAX)));
         self.skipped = self.skipped.saturating_add(part.skipped);
         self.parsed = true;
-        for failing in part.failing {
+        let mut known: HashSet<(String, String)> =
+            self.failing.iter().map(|failing| (failing.id.clone(), failing.message.clone())).collect();
+        for failing in part.failing.into_iter().take(KEPT) {
             if self.failing.len() >= KEPT {
                 break;
             }
@@ -115,7 +109,7 @@ impl Report {
                 message: shorten(&failing.message),
                 location: failing.location.map(|location| cut_line(&steady(&location), ID)),
             };
-            if !self.failing.iter().any(|known| known.id == failing.id && known.message == failing.message) {
+            if known.insert((failing.id.clone(), failing.message.clone())) {
                 self.failing.push(failing);
             }
         }
@@ -127,16 +121,25 @@ impl Report {
     pub fn verdict(&self) -> Verdict {
         match (self.exit, self.failed > 0 || !self.failing.is_empty()) {
             (_, true) => Verdict::Red,
-            (Some(0), false) if self.parsed && self.passed + self.skipped > 0 => Verdict::Green,
+            (Some(0), false) if self.parsed && (self.passed > 0 || self.skipped > 0) => Verdict::Green,
             (Some(0), false) => Verdict::GreenWeak,
             _ => Verdict::RedWeak,
         }
     }
 
-    /// A hash of what fails: equal for the same tests failing for the same reasons, in any order.
-    pub fn failing_hash(&self) -> String {
-        let set: BTreeSet<(&str, &str)> = self.failing.iter().map(|f| (f.id.as_str(), f.message.as_str())).collect();
-        sha256(&serde_json::to_vec(&(set, self.failed, self.verdict())).expect("plain data"))
+    /// What the next digest compares with, at most so many bytes: what failed by name, not why.
+    pub fn outline(&self, bytes: usize) -> Self {
+        let mut room = bytes;
+        let names = self.failing.iter().take_while(|failing| {
+            // The fields' names are kept as well.
+            let size = failing.id.len() * 2 + 50;
+            let fits = size <= room;
+            room = room.saturating_sub(size);
+            fits
+        });
+        let failing =
+            names.map(|failing| Failing { id: failing.id.clone(), message: String::new(), location: None }).collect();
+        Self { failing, ..self.clone() }
     }
 
     fn ids(&self) -> BTreeSet<&str> {

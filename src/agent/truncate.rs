@@ -22,8 +22,6 @@ pub const GLOB_PATHS: usize = 100;
 pub const LIST_NAMES: usize = 200;
 /// Bytes of a command's output.
 pub const SHELL_BYTES: usize = 10 * 1024;
-/// Bytes of a command's output that are stored to be read later.
-pub const STORED_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes of a test digest.
 pub const DIGEST_BYTES: usize = 6 * 1024;
 /// Bytes of a refusal.

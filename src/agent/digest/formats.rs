@@ -1,10 +1,14 @@
 //! The text that test frameworks print. Each reader answers only where it sees the framework's own summary or errors.
+//!
+//! The output is the work of whoever wrote the tests, up to some megabytes of it: a reader goes through it a fixed number of
+//! times, finds by name through an index, and keeps no more failures than a report holds.
 
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::{Failing, Report};
+use super::{Failing, KEPT, Report};
 
 macro_rules! pattern {
     ($name:ident, $source:literal) => {
@@ -43,6 +47,21 @@ fn number(text: &str) -> u32 {
     text.parse().unwrap_or(u32::MAX)
 }
 
+/// The most of what a test printed that is looked through for its reason.
+const BODY_BYTES: usize = 64 * 1024;
+
+/// The beginning of a body.
+fn start_of(body: &str) -> &str {
+    &body[..body.floor_char_boundary(BODY_BYTES)]
+}
+
+/// The bodies of heads: the text from the end of each to the start of the next.
+fn bodies<'a>(output: &'a str, heads: &[regex::Captures<'a>]) -> Vec<&'a str> {
+    let whole = |head: &regex::Captures<'a>| head.get(0).expect("group 0 is the match");
+    let ends = heads.iter().skip(1).map(|next| whole(next).start()).chain([output.len()]);
+    heads.iter().zip(ends).map(|(head, end)| &output[whole(head).end()..end]).collect()
+}
+
 /// How far into a message a place is looked for.
 const PLACE_BYTES: usize = 8 * 1024;
 
@@ -74,17 +93,15 @@ fn libtest(output: &str) -> Option<Report> {
     if !seen {
         return None;
     }
-    let mut sections = Vec::new();
+    let mut sections: HashMap<String, &str> = HashMap::new();
     let heads: Vec<_> = SECTION.captures_iter(output).collect();
-    for head in &heads {
-        let whole = head.get(0).expect("group 0 is the match");
-        let rest = &output[whole.end()..];
-        let ends = ["\n---- ", "\nfailures:\n", "\ntest result:"].iter().filter_map(|end| rest.find(end));
-        sections.push((head[1].to_owned(), rest[..ends.min().unwrap_or(rest.len())].trim()));
+    for (head, body) in heads.iter().zip(bodies(output, &heads)) {
+        let ends = ["\n---- ", "\nfailures:\n", "\ntest result:"].iter().filter_map(|end| body.find(end));
+        sections.entry(head[1].to_owned()).or_insert(body[..ends.min().unwrap_or(body.len())].trim());
     }
-    for found in FAILED.captures_iter(output) {
+    for found in FAILED.captures_iter(output).take(KEPT) {
         let id = found[1].to_owned();
-        let body = sections.iter().find(|(name, _)| *name == id).map_or("", |(_, body)| body);
+        let body = start_of(sections.get(&id).copied().unwrap_or(""));
         let start = &body[..body.floor_char_boundary(PLACE_BYTES)];
         let location = PANIC.captures(start).map(|place| place[1].to_owned()).or_else(|| first_place(body));
         report.failing.push(Failing { id, message: rust_reason(body), location });
@@ -113,17 +130,21 @@ fn nextest(output: &str) -> Option<Report> {
     report.passed = number(&found[1]);
     for part in PART.captures_iter(&found[2]) {
         match &part[2] {
-            "skipped" => report.skipped += number(&part[1]),
-            _ => report.failed += number(&part[1]),
+            "skipped" => report.skipped = report.skipped.saturating_add(number(&part[1])),
+            _ => report.failed = report.failed.saturating_add(number(&part[1])),
         }
     }
+    let mut known = HashSet::new();
     for fail in FAIL.captures_iter(output) {
+        if report.failing.len() >= KEPT {
+            break;
+        }
         let id = fail[1].to_owned();
         // A retried or finally listed test is there again.
-        if report.failing.iter().any(|known| known.id == id) {
+        if !known.insert(id.clone()) {
             continue;
         }
-        let rest = &output[fail.get(0).expect("group 0 is the match").end()..];
+        let rest = start_of(&output[fail.get(0).expect("group 0 is the match").end()..]);
         let body = &rest[..NEXT.find(rest).map_or(rest.len(), |next| next.start())];
         let body = body.split_once("stderr ───").map_or(body, |(_, errors)| errors);
         let message = rust_reason(&body.lines().map(str::trim).collect::<Vec<_>>().join("\n"));
@@ -136,10 +157,13 @@ fn nextest(output: &str) -> Option<Report> {
 fn rustc(output: &str) -> Option<Report> {
     pattern!(ERROR, r"(?m)^error(\[E\d+\])?: ([^\n]+)\n\s*--> ([^\s:]+:\d+)(?::\d+)?");
     let mut report = report("rustc");
-    for found in ERROR.captures_iter(output) {
+    let mut known = HashSet::new();
+    let heads: Vec<_> = ERROR.captures_iter(output).collect();
+    for (found, body) in heads.iter().zip(bodies(output, &heads)) {
         let whole = found.get(0).expect("group 0 is the match");
-        let rest = &output[whole.start()..];
-        let message = rest.split("\n\n").next().unwrap_or("");
+        let body = start_of(body);
+        let end = body.find("\n\n").unwrap_or(body.len());
+        let message = &output[whole.start()..whole.end() + end];
         let file = found[3].rsplit_once(':').map_or(&found[3], |(file, _)| file);
         let failing = Failing {
             // Without the line, which moves with every edit.
@@ -148,11 +172,11 @@ fn rustc(output: &str) -> Option<Report> {
             location: Some(found[3].to_owned()),
         };
         // The library and its tests are compiled apart, with the same errors.
-        if !report.failing.contains(&failing) {
+        if known.insert((failing.id.clone(), message)) && report.failing.len() < KEPT {
             report.failing.push(failing);
         }
     }
-    report.failed = u32::try_from(report.failing.len()).unwrap_or(u32::MAX);
+    report.failed = u32::try_from(known.len()).unwrap_or(u32::MAX);
     (report.failed > 0 && output.contains("error: could not compile")).then_some(report)
 }
 
@@ -177,25 +201,23 @@ fn pytest(output: &str) -> Option<Report> {
         }
     }
     let heads: Vec<_> = SECTION.captures_iter(output).collect();
-    let mut sections: Vec<(String, &str, bool)> = Vec::new();
-    for (index, head) in heads.iter().enumerate() {
-        let start = head.get(0).expect("group 0 is the match").end();
-        let end = heads.get(index + 1).map_or(output.len(), |next| next.get(0).expect("group 0 is the match").start());
-        let body = &output[start..end];
-        let body = body.split("\n====").next().unwrap_or(body);
-        sections.push((head[1].to_owned(), body.trim(), false));
+    let mut sections: Vec<(&str, &str)> = Vec::new();
+    // Several tests may have one title: each takes the next section.
+    let mut open: HashMap<&str, VecDeque<&str>> = HashMap::new();
+    for (head, body) in heads.iter().zip(bodies(output, &heads)) {
+        let title = head.get(1).map_or("", |title| title.as_str());
+        let body = body.split("\n====").next().unwrap_or(body).trim();
+        sections.push((title, body));
+        open.entry(title).or_default().push_back(body);
     }
-    for found in FAILED.captures_iter(output) {
+    for found in FAILED.captures_iter(output).take(KEPT) {
         let id = found[1].to_owned();
         // `tests/a.py::TestX::test_y[1]` has the title `TestX.test_y[1]`; a module that does not import, its path.
         let title = id.split_once("::").map_or(id.clone(), |(_, name)| name.replace("::", "."));
-        let section = sections.iter_mut().find(|(name, _, used)| !used && *name == title);
+        let section = open.get_mut(title.as_str()).and_then(VecDeque::pop_front);
         let short = found.get(2).map_or("", |text| text.as_str());
         let (message, location) = match section {
-            Some((_, body, used)) => {
-                *used = true;
-                (reasons(body), PLACE.captures_iter(body).last().map(|place| place[1].to_owned()))
-            }
+            Some(body) => (reasons(body), PLACE.captures_iter(body).last().map(|place| place[1].to_owned())),
             None => (String::new(), None),
         };
         report.failing.push(Failing {
@@ -206,9 +228,9 @@ fn pytest(output: &str) -> Option<Report> {
     }
     // Without a short summary the sections are all there is.
     if report.failing.is_empty() && report.failed > 0 {
-        for (title, body, _) in sections {
+        for (title, body) in sections.into_iter().take(KEPT) {
             let location = PLACE.captures_iter(body).last().map(|place| place[1].to_owned());
-            report.failing.push(Failing { id: title, message: reasons(body), location });
+            report.failing.push(Failing { id: title.to_owned(), message: reasons(body), location });
         }
     }
     Some(report)
@@ -242,8 +264,8 @@ fn unittest(output: &str) -> Option<Report> {
         }
     }
     report.passed = total.saturating_sub(report.failed).saturating_sub(report.skipped);
-    for found in HEAD.captures_iter(output) {
-        let body = &output[found.get(0).expect("group 0 is the match").end()..];
+    for found in HEAD.captures_iter(output).take(KEPT) {
+        let body = start_of(&output[found.get(0).expect("group 0 is the match").end()..]);
         let body = ["\n======", "\n------"].iter().fold(body, |body, end| body.split(end).next().unwrap_or(body));
         let place = PLACE.captures_iter(body).filter(|p| !p[1].contains("/lib/python")).last();
         // What follows the last frame of the traceback and its code.
@@ -269,31 +291,34 @@ fn go(output: &str) -> Option<Report> {
     pattern!(TEST, r"(?m)^(\s*)--- (FAIL|PASS|SKIP): (\S+)(?: \([\d.]+s\))?$");
     pattern!(BUILD, r"(?m)^(?:\./)?([\w./-]+\.go:\d+)(?::\d+)?: ([^\n]+)$");
     pattern!(BROKEN, r"(?m)^FAIL\t(\S+) \[(build failed|setup failed)\]$");
-    PACKAGE.captures(output).or_else(|| BROKEN.captures(output))?;
+    if !PACKAGE.is_match(output) && !BROKEN.is_match(output) {
+        return None;
+    }
     let mut report = report("go test");
     let heads: Vec<_> = TEST.captures_iter(output).collect();
-    for (index, head) in heads.iter().enumerate() {
+    let mut failed: Vec<&str> = heads
+        .iter()
+        .filter(|head| &head[2] == "FAIL")
+        .filter_map(|head| head.get(3).map(|name| name.as_str()))
+        .collect();
+    failed.sort_unstable();
+    for (head, body) in heads.iter().zip(bodies(output, &heads)) {
         match &head[2] {
             "PASS" => report.passed += 1,
             "SKIP" => report.skipped += 1,
             _ => {
-                let end = head.get(0).expect("group 0 is the match").end();
-                let next = heads
-                    .get(index + 1)
-                    .map_or(output.len(), |next| next.get(0).expect("group 0 is the match").start());
-                let body: Vec<&str> = output[end..next]
-                    .lines()
-                    .skip(1)
-                    .take_while(|line| line.starts_with("    "))
-                    .map(str::trim)
-                    .collect();
-                let parent =
-                    heads.iter().any(|other| other[3].starts_with(&format!("{}/", &head[3])) && &other[2] == "FAIL");
-                if parent && body.is_empty() {
+                let body: Vec<&str> =
+                    start_of(body).lines().skip(1).take_while(|line| line.starts_with("    ")).map(str::trim).collect();
+                let inside = format!("{}/", &head[3]);
+                let first = failed.partition_point(|name| *name < inside.as_str());
+                if body.is_empty() && failed.get(first).is_some_and(|name| name.starts_with(&inside)) {
                     // A group fails because one in it did.
                     continue;
                 }
                 report.failed += 1;
+                if report.failing.len() >= KEPT {
+                    continue;
+                }
                 let message = body.join("\n");
                 report.failing.push(Failing { id: head[3].to_owned(), location: first_place(&message), message });
             }
@@ -308,10 +333,10 @@ fn go(output: &str) -> Option<Report> {
         let message: String = output[at..].lines().take(6).collect::<Vec<_>>().join("\n");
         report.failing.push(Failing { id: "panic".to_owned(), location: first_place(&output[at..]), message });
     }
-    for found in BROKEN.captures_iter(output) {
+    let errors: Vec<_> = BUILD.captures_iter(output).take(5).collect();
+    for found in BROKEN.captures_iter(output).take(KEPT) {
         let package = &found[1];
-        let errors: Vec<_> = BUILD.captures_iter(output).collect();
-        let message = errors.iter().take(5).map(|error| error[0].to_owned()).collect::<Vec<_>>().join("\n");
+        let message = errors.iter().map(|error| error[0].to_owned()).collect::<Vec<_>>().join("\n");
         let location = errors.first().map(|error| error[1].to_owned());
         report.failing.push(Failing { id: format!("{package} [{}]", &found[2]), message, location });
     }
@@ -324,7 +349,7 @@ fn go(output: &str) -> Option<Report> {
 
 fn go_json(output: &str) -> Option<Report> {
     let mut report = report("go test -json");
-    let mut outputs: Vec<(String, String)> = Vec::new();
+    let mut outputs: HashMap<String, String> = HashMap::new();
     let mut seen = false;
     for line in output.lines().filter(|line| line.starts_with('{') && line.contains("\"Action\"")) {
         let Ok(event) = serde_json::from_str::<serde_json::Value>(line) else { continue };
@@ -333,9 +358,8 @@ fn go_json(output: &str) -> Option<Report> {
         let id = if test.is_empty() { get("Package").to_owned() } else { format!("{}.{test}", get("Package")) };
         match action {
             "output" => {
-                if outputs.last().is_none_or(|(last, _)| *last != id) {
-                    outputs.push((id, get("Output").to_owned()));
-                } else if let Some((_, text)) = outputs.last_mut() {
+                let text = outputs.entry(id).or_default();
+                if text.len() < BODY_BYTES {
                     text.push_str(get("Output"));
                 }
             }
@@ -346,15 +370,16 @@ fn go_json(output: &str) -> Option<Report> {
                     ("skip", false) => report.skipped += 1,
                     ("fail", false) => {
                         report.failed += 1;
-                        let text: String =
-                            outputs.iter().filter(|(of, _)| *of == id).map(|(_, text)| text.as_str()).collect();
+                        if report.failing.len() >= KEPT {
+                            continue;
+                        }
+                        let text = outputs.get(&id).map_or("", String::as_str);
                         let noise = |line: &&str| !["===", "---"].iter().any(|mark| line.trim().starts_with(mark));
                         let message = text.lines().filter(noise).map(str::trim).collect::<Vec<_>>().join("\n");
                         report.failing.push(Failing { id, location: first_place(&message), message });
                     }
                     ("fail", true) if report.failing.is_empty() => {
-                        let text: String =
-                            outputs.iter().filter(|(of, _)| *of == id).map(|(_, text)| text.as_str()).collect();
+                        let text = outputs.get(&id).cloned().unwrap_or_default();
                         report.failing.push(Failing { id, location: first_place(&text), message: text });
                     }
                     _ => {}
@@ -376,10 +401,7 @@ fn tap(output: &str) -> Option<Report> {
         return None;
     }
     let mut report = report("TAP");
-    for (index, head) in heads.iter().enumerate() {
-        let end = head.get(0).expect("group 0 is the match").end();
-        let next = heads.get(index + 1).map_or(output.len(), |next| next.get(0).expect("group 0 is the match").start());
-        let body = &output[end..next];
+    for (head, body) in heads.iter().zip(bodies(output, &heads)) {
         let block = body.find("\n  ...").or_else(|| body.find("...\n")).map_or(body, |at| &body[..at]);
         // A suite is the sum of its tests.
         if block.contains("type: 'suite'") || block.contains("failureType: 'subtestsFailed'") {
@@ -390,6 +412,9 @@ fn tap(output: &str) -> Option<Report> {
             (false, false) => report.passed += 1,
             (false, true) => {
                 report.failed += 1;
+                if report.failing.len() >= KEPT {
+                    continue;
+                }
                 let location = yaml_value(block, "location").map(|place| short_place(&place));
                 let message =
                     yaml_value(block, "error").or_else(|| yaml_value(block, "message")).unwrap_or_else(|| {
@@ -453,10 +478,8 @@ fn node_spec(output: &str) -> Option<Report> {
         }
     }
     let heads: Vec<_> = FAILED.captures_iter(output).collect();
-    for (index, head) in heads.iter().enumerate() {
-        let end = head.get(0).expect("group 0 is the match").end();
-        let next = heads.get(index + 1).map_or(output.len(), |next| next.get(0).expect("group 0 is the match").start());
-        let message: Vec<&str> = output[end..next]
+    for (head, body) in heads.iter().zip(bodies(output, &heads)).take(KEPT) {
+        let message: Vec<&str> = start_of(body)
             .lines()
             .map(str::trim)
             .filter(|line| !line.is_empty())
@@ -488,14 +511,16 @@ fn jest(output: &str) -> Option<Report> {
         }
     }
     let heads: Vec<_> = HEAD.captures_iter(output).collect();
-    for (index, head) in heads.iter().enumerate() {
+    let mut known = HashSet::new();
+    for (head, body) in heads.iter().zip(bodies(output, &heads)) {
         let id = head[1].trim().to_owned();
-        if id.starts_with("Console") || report.failing.iter().any(|known| known.id == id) {
+        if id.starts_with("Console") || !known.insert(id.clone()) {
             continue;
         }
-        let end = head.get(0).expect("group 0 is the match").end();
-        let next = heads.get(index + 1).map_or(output.len(), |next| next.get(0).expect("group 0 is the match").start());
-        let body = &output[end..next];
+        if report.failing.len() >= KEPT {
+            break;
+        }
+        let body = start_of(body);
         let body = body.split("\nTest Suites:").next().unwrap_or(body);
         let message: Vec<&str> = body
             .lines()
@@ -532,10 +557,8 @@ fn vitest(output: &str) -> Option<Report> {
     }
     report.failed = report.failed.max(files.get(1).map_or(0, |count| number(count.as_str())));
     let heads: Vec<_> = HEAD.captures_iter(output).collect();
-    for (index, head) in heads.iter().enumerate() {
-        let end = head.get(0).expect("group 0 is the match").end();
-        let next = heads.get(index + 1).map_or(output.len(), |next| next.get(0).expect("group 0 is the match").start());
-        let body = &output[end..next];
+    for (head, body) in heads.iter().zip(bodies(output, &heads)).take(KEPT) {
+        let body = start_of(body);
         let message: Vec<&str> = body
             .lines()
             .map(str::trim)
