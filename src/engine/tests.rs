@@ -99,6 +99,10 @@ impl Step for Actor {
             "ask" if turn.answer.is_none() => {
                 Outcome::Ask(Question { kind: QuestionKind::Answer, text: "Which?".into() }, Value::Null)
             }
+            "carries-much" => Outcome::Again(json!("x".repeat(2 << 20))),
+            "parks-much" => Outcome::Park { reason: "x".repeat(1 << 20), for_ms: 1, carry: json!("x".repeat(2 << 20)) },
+            "fails-much" => Outcome::Fail(Failure::terminal("much", "x".repeat(2 << 20)).feedback("y".repeat(2 << 20))),
+            "outputs-much" => Outcome::Done(json!("x".repeat(2 << 20))),
             "twice" if turn.attempt == 1 => Outcome::Fail(Failure::retryable("broken", "it broke")),
             "turns" if turn.turn < 3 => Outcome::Again(json!(turn.turn)),
             _ => Outcome::Done(json!({})),
@@ -318,6 +322,30 @@ async fn a_run_in_the_queue_can_be_stopped_and_aborted() {
     assert_eq!(stopping.await.unwrap().unwrap(), Stopped::Interrupted);
     theatre.world.gate.add_permits(1);
     assert_eq!(holds.await.unwrap().unwrap(), Stopped::Ended);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_the_journal_ends_the_step_and_not_the_engine() {
+    let theatre = Theatre::new(World::new(Caps::default(), false));
+    let stop = CancellationToken::new();
+    for (kind, code) in [
+        ("carries-much", "carry_too_large"),
+        ("parks-much", "carry_too_large"),
+        ("fails-much", "much"),
+        ("outputs-much", "output_too_large"),
+    ] {
+        let run = theatre.accept(None, &[kind]).await;
+        assert_eq!(theatre.drive(run, &stop).await.unwrap().unwrap(), Stopped::Ended, "{kind}");
+        let events = theatre.events(run).await;
+        let failed = events.iter().find_map(|event| match event {
+            EventBody::StepFailed { error, .. } => Some(error.clone()),
+            _ => None,
+        });
+        let failed = failed.unwrap_or_else(|| panic!("{kind} did not fail"));
+        assert_eq!(failed.code, code);
+        assert!(failed.message.len() <= 64 * 1024, "{kind}");
+        assert!(matches!(events.last(), Some(EventBody::Finished { status: Ending::Failed, .. })), "{kind}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
