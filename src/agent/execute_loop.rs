@@ -9,13 +9,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::talk::{Models, NoReply, Store, Transcript, answer};
-use super::tools::canonical;
+use super::tools::{LIMIT_REACHED, canonical};
+use super::truncate::{cut_middle, fit_together};
 use crate::core::event::Question;
 use crate::core::failure::Failure;
 use crate::providers::{AssistantMessage, ChatRequest, Message, Stop, ToolCall, ToolResult, ToolSpec};
 
 /// The tool that ends the loop.
 pub const FINISH: &str = "finish";
+
+/// What of an open reply's results is kept between turns, in bytes: the rest of a turn's record is small beside it, and an event
+/// of the journal holds a megabyte.
+const CARRIED_BYTES: usize = 128 * 1024;
+/// The notes for the model beside the results of one reply, in bytes.
+const NOTES_BYTES: usize = 8 * 1024;
 
 /// What bounds the loop; each has a default that the pipeline may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +145,16 @@ pub struct ExecuteCarry {
     pub memory: Value,
 }
 
+impl ExecuteCarry {
+    /// Adds what a call has the model know; where many calls say more than fits together, the rest is left out.
+    fn note(&mut self, note: &str) {
+        let told: usize = self.notes.iter().map(String::len).sum();
+        if told < NOTES_BYTES {
+            self.notes.push(cut_middle(note, NOTES_BYTES - told, 80, None));
+        }
+    }
+}
+
 /// How a turn of the loop ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ExecuteEnd {
@@ -248,8 +265,14 @@ impl ExecuteLoop<'_> {
                 stop: None,
             }]
         } else {
-            bench.perform(&calls).await
+            match self.room(carry) {
+                0 => Vec::new(),
+                room => bench.perform(&calls[..calls.len().min(room)]).await,
+            }
         };
+        if performed.is_empty() {
+            carry.results.extend(calls.iter().map(|call| answer(call, LIMIT_REACHED, true)));
+        }
         let mut changed = false;
         for done in performed {
             carry.calls += 1;
@@ -258,7 +281,9 @@ impl ExecuteLoop<'_> {
             if done.checked && std::mem::take(&mut carry.edited) {
                 carry.iterations += 1;
             }
-            carry.notes.extend(done.note);
+            if let Some(note) = done.note {
+                carry.note(&note);
+            }
             carry.results.push(done.result);
             if let Some(failure) = done.stop {
                 return Err(failure);
@@ -269,6 +294,8 @@ impl ExecuteLoop<'_> {
         }
         carry.memory = bench.memory();
         if carry.results.len() < reply.calls.len() {
+            let mut texts: Vec<&mut String> = carry.results.iter_mut().map(|result| &mut result.text).collect();
+            fit_together(&mut texts, CARRIED_BYTES);
             return Ok(ExecuteEnd::Again(carry.clone()));
         }
         self.close_reply(reply, carry, bench).await
@@ -295,6 +322,13 @@ impl ExecuteLoop<'_> {
         carry.transcript.push(Message::Tools { results, note });
         carry.transcript.save(self.store).await?;
         Ok(ExecuteEnd::Again(carry.clone()))
+    }
+
+    /// How many calls may still be performed: none once a limit is reached, and in the turn of grace only the end counts.
+    fn room(&self, carry: &ExecuteCarry) -> usize {
+        let spent = carry.grace || carry.iterations >= self.limits.iterations;
+        let left = if spent { 0 } else { self.limits.calls.saturating_sub(carry.calls) };
+        usize::try_from(left).unwrap_or(usize::MAX)
     }
 
     /// One grace turn after the first limit, then the end.

@@ -19,6 +19,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::files::{FileError, Kind, RepoPath, Source as _};
 use super::folder::Folder;
+use super::truncate::cut_line;
 use crate::core::plan::Plan;
 
 use conventions::{Sort, is_manifest, sort};
@@ -84,6 +85,16 @@ impl Guard {
     pub fn protected_at_base(&self) -> impl Iterator<Item = &str> {
         self.base.iter().map(String::as_str).filter(|path| self.protects(path).is_some())
     }
+}
+
+/// Paths for a message: some of them, and how many more there are. Nobody reads thousands, and a step keeps what it says.
+pub fn some_of<T: AsRef<str>>(lines: &[T], between: &str) -> String {
+    const SHOWN: usize = 20;
+    let mut text = lines.iter().take(SHOWN).map(|line| cut_line(line.as_ref(), 300)).collect::<Vec<_>>().join(between);
+    if lines.len() > SHOWN {
+        text.push_str(&format!("{between}and {} more", lines.len() - SHOWN));
+    }
+    text
 }
 
 /// What the base commit has at a path.

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::digest::steady;
-use super::tools::{PROTECTED, canonical};
+use super::tools::{LIMIT_REACHED, PROTECTED, canonical};
+use super::truncate::cut_line;
 use crate::core::plan::sha256;
 use crate::providers::{ToolCall, ToolResult};
 
@@ -31,7 +32,9 @@ const HISTORY: usize = 32;
 /// The longest cycle that is looked for.
 const LONGEST_CYCLE: usize = 5;
 /// States and calls that are remembered; a step has far fewer.
-const KNOWN: usize = 5_000;
+const KNOWN: usize = 3_000;
+/// Files whose edits failed that are remembered.
+const KNOWN_EDITS: usize = 100;
 
 /// What one reply's calls did.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,6 +111,9 @@ impl Watch {
         let could_read = (self.same_nudged, self.cycle_nudged);
         let mut news = false;
         for (call, result) in facts.calls.iter().zip(facts.results) {
+            if result.text == LIMIT_REACHED {
+                continue;
+            }
             let name = canonical(&call.name);
             let signature = signature(name, &call.arguments);
             strictest(&mut verdict, self.repeats(name, &signature, result, could_read));
@@ -177,7 +183,8 @@ impl Watch {
         if !matches!(name, "replace" | "write_file") {
             return Verdict::Go;
         }
-        let path = call.arguments["file_path"].as_str().unwrap_or_default();
+        // Remembered between turns: a path of a model's may have any length.
+        let path = &cut_line(call.arguments["file_path"].as_str().unwrap_or_default(), 200);
         if !result.is_error {
             self.failed_edits.remove(path);
             self.guarded = 0;
@@ -198,10 +205,10 @@ impl Watch {
                 _ => Verdict::Go,
             };
         }
-        if name != "replace" || self.failed_edits.len() >= KNOWN {
+        if name != "replace" || self.failed_edits.len() >= KNOWN_EDITS {
             return Verdict::Go;
         }
-        let count = self.failed_edits.entry(path.to_owned()).or_default();
+        let count = self.failed_edits.entry(path.clone()).or_default();
         *count += 1;
         match *count {
             n if n >= FAILED_EDITS.2 => {
@@ -472,6 +479,19 @@ mod tests {
         let texts: Vec<String> = (0..13).map(|i| format!("red {i}x")).collect();
         texts.iter().for_each(|text| run.on(&[("run_tests", json!({}), text, false)], "a", Some(&fails), 0));
         assert_eq!(run.out, "........n...S");
+    }
+
+    #[test]
+    fn what_a_limit_refused_is_nobodys_loop_and_memory_has_a_size() {
+        let refused = || ("replace", json!({"file_path": "a.py", "old_string": "x"}), LIMIT_REACHED, true);
+        assert_eq!(turns((0..6).map(|_| refused())), "......");
+        let mut run = Run::default();
+        for i in 0..300 {
+            let path = format!("{i}{}", "p".repeat(10_000));
+            run.turn(&[("replace", json!({"file_path": path, "old_string": i}), "not there", true)]);
+        }
+        let stored = serde_json::to_string(&run.watch).expect("plain data").len();
+        assert!(stored < 100_000, "{stored}");
     }
 
     #[test]

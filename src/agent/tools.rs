@@ -521,6 +521,9 @@ struct WriteArguments {
     content: String,
 }
 
+/// The answer to calls beyond the step's limits; the stop rules leave it out.
+pub const LIMIT_REACHED: &str = "refused: the limit is reached";
+
 /// What every refusal of a protected file says; the stop rules count it.
 pub const PROTECTED: &str = "is protected:";
 
