@@ -182,12 +182,17 @@ pub struct Walk {
     pub complete: bool,
 }
 
+/// Whether work that can take long must end now, because nobody waits for it any more or it has had its time. It is asked
+/// often, so it answers at once.
+pub type StopNow<'a> = &'a (dyn Fn() -> bool + 'a);
+
 /// Reading, confined to a root. Nothing behind this trait can write.
 pub trait Source: Send + Sync {
-    /// What is in a folder, by name, ignored entries left out.
-    fn list(&self, dir: &RepoPath) -> Result<Vec<Entry>, FileError>;
-    /// All files below a folder, sorted by path, ignored ones left out, at most [`WALK_LIMIT`].
-    fn walk(&self, dir: &RepoPath) -> Result<Walk, FileError>;
+    /// What is in a folder, by name, ignored entries left out; only a part of it once it must stop.
+    fn list(&self, dir: &RepoPath, stop: StopNow<'_>) -> Result<Vec<Entry>, FileError>;
+    /// All files below a folder, sorted by path, ignored ones left out, at most [`WALK_LIMIT`]; not complete where it had to
+    /// stop.
+    fn walk(&self, dir: &RepoPath, stop: StopNow<'_>) -> Result<Walk, FileError>;
     /// What stands at a path; the root and folders included.
     fn metadata(&self, path: &RepoPath) -> Result<Entry, FileError>;
     /// The first `cap` bytes of a regular file. Secret-like and ignored files are refused.
@@ -261,13 +266,10 @@ impl<T: Tree> TreeSource<T> {
     }
 
     fn below<'a>(&'a self, dir: &'a RepoPath) -> impl Iterator<Item = (&'a Entry, &'a str)> {
-        self.entries.iter().filter_map(move |entry| {
-            let rest = match dir.is_root() {
-                true => Some(entry.path.as_str()),
-                false => entry.path.strip_prefix(dir.as_str()).and_then(|rest| rest.strip_prefix('/')),
-            };
-            rest.map(|rest| (entry, rest))
-        })
+        let start = if dir.is_root() { String::new() } else { format!("{dir}/") };
+        // Sorted, so what lies in one folder stands together.
+        let from = self.entries.partition_point(|entry| entry.path < start);
+        self.entries[from..].iter().map_while(move |entry| entry.path.strip_prefix(&start).map(|rest| (entry, rest)))
     }
 
     fn folder(&self, dir: &RepoPath) -> Result<(), FileError> {
@@ -283,10 +285,13 @@ impl<T: Tree> Source for TreeSource<T> {
         self.tree.history(path.as_str(), limit)
     }
 
-    fn list(&self, dir: &RepoPath) -> Result<Vec<Entry>, FileError> {
+    fn list(&self, dir: &RepoPath, stop: StopNow<'_>) -> Result<Vec<Entry>, FileError> {
         self.folder(dir)?;
         let mut found: BTreeMap<String, Entry> = BTreeMap::new();
         for (entry, rest) in self.below(dir) {
+            if stop() {
+                break;
+            }
             match rest.split_once('/') {
                 None => {
                     found.insert(entry.path.clone(), entry.clone());
@@ -301,7 +306,7 @@ impl<T: Tree> Source for TreeSource<T> {
         Ok(found.into_values().collect())
     }
 
-    fn walk(&self, dir: &RepoPath) -> Result<Walk, FileError> {
+    fn walk(&self, dir: &RepoPath, _: StopNow<'_>) -> Result<Walk, FileError> {
         self.folder(dir)?;
         let mut entries: Vec<Entry> = self.below(dir).map(|(entry, _)| entry.clone()).take(WALK_LIMIT + 1).collect();
         let complete = entries.len() <= WALK_LIMIT;
@@ -575,12 +580,12 @@ mod tests {
         let source = TreeSource::new(tree).expect("a tree");
         let paths = |entries: Vec<Entry>| entries.into_iter().map(|e| e.path).collect::<Vec<_>>();
         let at = |path: &str| RepoPath::parse(path).expect("a good path");
-        assert_eq!(paths(source.list(&at("src")).expect("a folder")), ["src/a", "src/b.py"]);
+        assert_eq!(paths(source.list(&at("src"), &|| false).expect("a folder")), ["src/a", "src/b.py"]);
         assert_eq!(
-            paths(source.walk(&RepoPath::root()).expect("a walk").entries),
+            paths(source.walk(&RepoPath::root(), &|| false).expect("a walk").entries),
             [".env", ".npmrc", "README.md", "src/a/x.py", "src/b.py"]
         );
-        assert!(matches!(source.list(&at("src/b.py")), Err(FileError::NotFolder { .. })));
+        assert!(matches!(source.list(&at("src/b.py"), &|| false), Err(FileError::NotFolder { .. })));
         assert!(matches!(source.read(&at("src"), 10), Err(FileError::NotFile { .. })));
         assert!(matches!(source.read(&at(".env"), 10), Err(FileError::Secret { .. })));
         assert!(matches!(source.read(&at(".npmrc"), 100), Err(FileError::Secret { .. })));

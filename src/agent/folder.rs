@@ -4,11 +4,12 @@
 //! up; nothing special (pipe, device) is ever opened for its content, and what exists is replaced by rename, never
 //! written in place. It does not know which files are protected (`guard`) or what an edit means (`edits`).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
@@ -16,7 +17,8 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::files::{
-    Content, Entry, FileError, Kind, RepoPath, Source, WALK_LIMIT, Walk, check_secret_content, check_secret_name,
+    Content, Entry, FileError, Kind, RepoPath, Source, StopNow, WALK_LIMIT, Walk, check_secret_content,
+    check_secret_name,
 };
 
 /// The most entries that one folder lists.
@@ -25,6 +27,10 @@ const FOLDER_LIMIT: usize = 20_000;
 const DEPTH_LIMIT: usize = 100;
 /// The most bytes of one .gitignore that count.
 const IGNORE_FILE_LIMIT: u64 = 256 * 1024;
+/// A .gitignore with more lines is not applied, as when the workspace is recorded: compiling it would take seconds.
+const IGNORE_RULES_LIMIT: usize = 5_000;
+/// Compiled rules are kept for as many bytes of .gitignore files.
+const IGNORE_KEPT: usize = 4 * 1024 * 1024;
 /// How often a confined open is tried while the kernel sees a rename elsewhere (EAGAIN).
 const OPEN_TRIES: usize = 32;
 
@@ -34,6 +40,19 @@ pub struct Folder {
     root: OwnedFd,
     path: PathBuf,
     tracked: HashSet<String>,
+    /// The folders that hold a tracked path.
+    tracked_folders: HashSet<String>,
+    compiled: Mutex<Compiled>,
+}
+
+/// Compiled .gitignore files by folder, each with the bytes that it was compiled from: a path is looked up far more often than
+/// a file of rules changes.
+#[derive(Debug, Default)]
+struct Compiled {
+    by_folder: HashMap<RepoPath, (Vec<u8>, Arc<Gitignore>)>,
+    bytes: usize,
+    #[cfg(test)]
+    count: usize,
 }
 
 /// What a write did.
@@ -50,7 +69,17 @@ impl Folder {
         let shown = || path.display().to_string();
         let root = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|errno| FileError::Io { path: shown(), source: errno.into() })?;
-        let folder = Self { root, path: path.to_owned(), tracked: tracked.into_iter().collect() };
+        let tracked: HashSet<String> = tracked.into_iter().collect();
+        let mut tracked_folders = HashSet::new();
+        for path in &tracked {
+            let mut above = path.as_str();
+            while let Some((folder, _)) = above.rsplit_once('/')
+                && tracked_folders.insert(folder.to_owned())
+            {
+                above = folder;
+            }
+        }
+        let folder = Self { root, path: path.to_owned(), tracked, tracked_folders, compiled: Mutex::default() };
         // Says at once, not at the first tool call, that the kernel cannot confine.
         folder.at(&RepoPath::root(), OFlags::PATH)?;
         Ok(folder)
@@ -276,6 +305,7 @@ impl Folder {
         rules: &mut Rules,
         only_tracked: bool,
         walk: &mut Walk,
+        stop: StopNow<'_>,
     ) -> Result<(), FileError> {
         if rules.levels.len() > DEPTH_LIMIT {
             walk.complete = false;
@@ -283,7 +313,7 @@ impl Folder {
         }
         rules.enter(self, dir);
         for entry in self.entries(dir)? {
-            if walk.entries.len() >= WALK_LIMIT {
+            if walk.entries.len() >= WALK_LIMIT || stop() {
                 walk.complete = false;
                 break;
             }
@@ -292,7 +322,7 @@ impl Folder {
             let ignored = only_tracked || rules.matched(&path, folder).is_some();
             if folder {
                 if !ignored || self.holds_tracked(&path) {
-                    match self.walk_into(&path, rules, ignored, walk) {
+                    match self.walk_into(&path, rules, ignored, walk, stop) {
                         Ok(()) => {}
                         // A folder that went away, cannot be read or became a link holds nothing for us.
                         Err(FileError::Unsupported) => return Err(FileError::Unsupported),
@@ -308,32 +338,34 @@ impl Folder {
     }
 
     fn holds_tracked(&self, dir: &RepoPath) -> bool {
-        self.tracked.iter().any(|path| dir.holds(path))
+        match dir.is_root() {
+            true => !self.tracked.is_empty(),
+            false => self.tracked_folders.contains(dir.as_str()) || self.tracked.contains(dir.as_str()),
+        }
     }
 }
 
 impl Source for Folder {
-    fn list(&self, dir: &RepoPath) -> Result<Vec<Entry>, FileError> {
+    fn list(&self, dir: &RepoPath, stop: StopNow<'_>) -> Result<Vec<Entry>, FileError> {
         let mut entries = self.entries(dir)?;
+        let (mut rules, only_tracked) = Rules::above(self, dir)?;
+        rules.enter(self, dir);
         entries.retain(|entry| {
             let Ok(path) = RepoPath::parse(&entry.path) else { return false };
+            if stop() {
+                return false;
+            }
             let folder = entry.kind == Kind::Folder;
-            self.ignored(&path, folder).is_none() || (folder && self.holds_tracked(&path))
+            let ignored = only_tracked || rules.matched(&path, folder).is_some();
+            !ignored || self.tracked.contains(&entry.path) || (folder && self.holds_tracked(&path))
         });
         Ok(entries)
     }
 
-    fn walk(&self, dir: &RepoPath) -> Result<Walk, FileError> {
-        let mut rules = Rules::default();
-        let mut here = RepoPath::root();
-        let mut ignored = false;
-        for part in dir.parts() {
-            rules.enter(self, &here);
-            here = here.join(part)?;
-            ignored |= rules.matched(&here, true).is_some();
-        }
+    fn walk(&self, dir: &RepoPath, stop: StopNow<'_>) -> Result<Walk, FileError> {
+        let (mut rules, only_tracked) = Rules::above(self, dir)?;
         let mut walk = Walk { entries: Vec::new(), complete: true };
-        self.walk_into(dir, &mut rules, ignored, &mut walk)?;
+        self.walk_into(dir, &mut rules, only_tracked, &mut walk, stop)?;
         walk.entries.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(walk)
     }
@@ -356,23 +388,28 @@ impl Source for Folder {
 /// The ignore rules of the folders from the root down to where a walk stands.
 #[derive(Default)]
 struct Rules {
-    levels: Vec<(RepoPath, Gitignore)>,
+    levels: Vec<(RepoPath, Arc<Gitignore>)>,
 }
 
 impl Rules {
+    /// The rules of the folders above this one, and whether one of them ignores it.
+    fn above(folder: &Folder, dir: &RepoPath) -> Result<(Self, bool), FileError> {
+        let mut rules = Self::default();
+        let mut here = RepoPath::root();
+        let mut ignored = false;
+        for part in dir.parts() {
+            rules.enter(folder, &here);
+            here = here.join(part)?;
+            ignored |= rules.matched(&here, true).is_some();
+        }
+        Ok((rules, ignored))
+    }
+
     fn enter(&mut self, folder: &Folder, dir: &RepoPath) {
         let content = dir.join(".gitignore").and_then(|file| folder.read_any(&file, IGNORE_FILE_LIMIT));
         let rules = match content {
-            Err(_) => Gitignore::empty(),
-            Ok(content) => {
-                // `.` as root: paths are given relative to the file's own folder.
-                let mut builder = GitignoreBuilder::new(".");
-                for line in String::from_utf8_lossy(&content.bytes).lines() {
-                    // A pattern that cannot be read ignores nothing, as in git.
-                    let _ = builder.add_line(None, line);
-                }
-                builder.build().unwrap_or_else(|_| Gitignore::empty())
-            }
+            Err(_) => Arc::new(Gitignore::empty()),
+            Ok(content) => folder.compiled.lock().unwrap_or_else(PoisonError::into_inner).rules(dir, content.bytes),
         };
         self.levels.push((dir.clone(), rules));
     }
@@ -395,6 +432,41 @@ impl Rules {
         }
         None
     }
+}
+
+impl Compiled {
+    fn rules(&mut self, dir: &RepoPath, bytes: Vec<u8>) -> Arc<Gitignore> {
+        if let Some((known, rules)) = self.by_folder.get(dir)
+            && *known == bytes
+        {
+            return Arc::clone(rules);
+        }
+        let rules = Arc::new(compile(&String::from_utf8_lossy(&bytes)));
+        #[cfg(test)]
+        {
+            self.count += 1;
+        }
+        self.bytes += bytes.len();
+        if self.bytes > IGNORE_KEPT {
+            self.bytes = bytes.len();
+            self.by_folder.clear();
+        }
+        self.by_folder.insert(dir.clone(), (bytes, Arc::clone(&rules)));
+        rules
+    }
+}
+
+fn compile(text: &str) -> Gitignore {
+    // `.` as root: paths are given relative to the file's own folder.
+    let mut builder = GitignoreBuilder::new(".");
+    for (count, line) in text.lines().enumerate() {
+        if count >= IGNORE_RULES_LIMIT {
+            return Gitignore::empty();
+        }
+        // A pattern that cannot be read ignores nothing, as in git.
+        let _ = builder.add_line(None, line);
+    }
+    builder.build().unwrap_or_else(|_| Gitignore::empty())
 }
 
 /// A new empty file beside the one to write.
@@ -480,11 +552,12 @@ mod tests {
                 "{path}"
             );
         }
-        assert!(folder.list(&at("sub")).is_err());
+        assert!(folder.list(&at("sub"), &|| false).is_err());
         assert!(folder.write(&at("sub/deep/er"), b"x").is_err());
         assert_eq!(fs::read_to_string(&secret).expect("still there"), "outside");
         assert_eq!(fs::read_dir(dir.path().join("out")).expect("a folder").count(), 0);
-        let kinds: Vec<Kind> = folder.walk(&RepoPath::root()).expect("a walk").entries.iter().map(|e| e.kind).collect();
+        let kinds: Vec<Kind> =
+            folder.walk(&RepoPath::root(), &|| false).expect("a walk").entries.iter().map(|e| e.kind).collect();
         assert_eq!(kinds, [Kind::Link; 4]);
         // Removing a link removes the link.
         folder.remove(&at("sub")).expect("removed");
@@ -530,7 +603,7 @@ mod tests {
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("a pipe");
         assert!(matches!(folder.read(&at("pipe"), 10), Err(FileError::NotFile { .. })));
         assert!(matches!(folder.write(&at("pipe"), b"x"), Err(FileError::NotFile { .. })));
-        assert!(matches!(folder.list(&at("pipe")), Err(FileError::NotFolder { .. })));
+        assert!(matches!(folder.list(&at("pipe"), &|| false), Err(FileError::NotFolder { .. })));
         let devices = Folder::open(Path::new("/dev"), []).expect("an open folder");
         assert!(matches!(devices.read(&at("zero"), 10), Err(FileError::NotFile { .. })));
         assert!(matches!(devices.write(&at("null"), b"x"), Err(FileError::NotFile { .. })));
@@ -554,6 +627,34 @@ mod tests {
         assert_eq!(fs::read(dir.path().join("twin")).expect("read"), b"two");
         folder.remove(&at("a")).expect("removed");
         assert_eq!(fs::read_dir(&ws).expect("a folder").count(), 0);
+    }
+
+    #[test]
+    fn rules_are_compiled_once_however_many_files_are_asked_for() {
+        let (dir, folder) = folder();
+        let ws = dir.path().join("ws");
+        let rules: String = (0..5_000).map(|i| format!("*.gone{i}\n")).collect();
+        fs::write(ws.join(".gitignore"), &rules).expect("a file");
+        fs::create_dir(ws.join("sub")).expect("a folder");
+        for i in 0..500 {
+            fs::write(ws.join(format!("sub/f{i}.txt")), "x").expect("a file");
+        }
+        fs::write(ws.join("sub/x.gone7"), "x").expect("a file");
+        let never = &|| false;
+        assert_eq!(folder.list(&at("sub"), never).expect("a list").len(), 500);
+        assert_eq!(folder.walk(&RepoPath::root(), never).expect("a walk").entries.len(), 501);
+        for i in 0..500 {
+            assert!(folder.read(&at(&format!("sub/f{i}.txt")), 10).is_ok());
+        }
+        let compiled = || folder.compiled.lock().expect("not poisoned").count;
+        assert_eq!(compiled(), 1);
+        // Another text is another set of rules; one with too many rules is not applied.
+        fs::write(ws.join(".gitignore"), "sub/\n").expect("a file");
+        assert!(folder.list(&at("sub"), never).expect("a list").is_empty());
+        fs::write(ws.join(".gitignore"), rules + "*.txt\n").expect("a file");
+        assert_eq!(folder.list(&at("sub"), never).expect("a list").len(), 501);
+        assert_eq!(compiled(), 3);
+        assert!(folder.list(&at("sub"), &|| true).expect("a list").is_empty(), "told to stop at once");
     }
 
     #[test]
@@ -584,7 +685,7 @@ mod tests {
         fs::write(ws.join(std::ffi::OsStr::from_bytes(b"bad\xff")), "x").expect("a file");
 
         let folder = Folder::open(&ws, ["build/keep/tracked.txt".to_owned()]).expect("an open folder");
-        let walk = folder.walk(&RepoPath::root()).expect("a walk");
+        let walk = folder.walk(&RepoPath::root(), &|| false).expect("a walk");
         let paths: Vec<&str> = walk.entries.iter().map(|e| e.path.as_str()).collect();
         assert_eq!(
             paths,
@@ -608,7 +709,8 @@ mod tests {
         assert!(matches!(folder.write(&at("x/.env"), b"x"), Err(FileError::Secret { .. })));
         let content = folder.read(&at("huge"), 10).expect("its start");
         assert_eq!((content.bytes.len(), content.size, content.is_binary()), (10, 1 << 40, true));
-        let names: Vec<String> = folder.list(&RepoPath::root()).expect("a list").into_iter().map(|e| e.path).collect();
+        let names: Vec<String> =
+            folder.list(&RepoPath::root(), &|| false).expect("a list").into_iter().map(|e| e.path).collect();
         assert!(names.contains(&"build".to_owned()) && !names.iter().any(|n| n == ".git" || n == "a.log"));
     }
 }

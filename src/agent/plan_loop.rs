@@ -1,5 +1,6 @@
 //! The planner's loop: it reads, and its only way to end is a plan that passes [`read_plan`]. Nothing here can write.
 
+use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::plan_check::{Facts, read_plan};
@@ -35,9 +36,10 @@ impl Default for PlanLimits {
 }
 
 /// Answers the reading tools.
+#[async_trait]
 pub trait Reader: Send + Sync {
-    /// One result per call, in order; never fails, a refusal is a result.
-    fn answer(&self, calls: &[ToolCall]) -> Vec<ToolResult>;
+    /// One result per call, in order; a refusal is a result. Fails only where the run is being stopped.
+    async fn answer(&self, calls: Vec<ToolCall>) -> Result<Vec<ToolResult>, Failure>;
 }
 
 /// What the loop needs; the same in every turn.
@@ -110,7 +112,7 @@ impl PlanLoop<'_> {
         if carry.transcript.is_empty() {
             carry.transcript.push(Message::User { text: self.first.clone() });
         } else if let Some(reply) = carry.transcript.last_reply().cloned()
-            && let Some(end) = self.follow_up(&reply, &mut carry)?
+            && let Some(end) = self.follow_up(&reply, &mut carry).await?
         {
             return Ok(end);
         }
@@ -133,7 +135,7 @@ impl PlanLoop<'_> {
             Err(error) => return Err(error.into_failure("planner")),
         };
         carry.turns += 1;
-        carry.input_tokens += reply.usage.prompt();
+        carry.input_tokens = carry.input_tokens.saturating_add(reply.usage.prompt());
         if reply.stop == Stop::MaxTokens && reply.message.calls.is_empty() {
             carry.silent += 1;
         }
@@ -154,7 +156,7 @@ impl PlanLoop<'_> {
     }
 
     /// Answers what the model asked for; a valid plan ends the loop.
-    fn follow_up(&self, reply: &AssistantMessage, carry: &mut PlanCarry) -> Result<Option<PlanEnd>, Failure> {
+    async fn follow_up(&self, reply: &AssistantMessage, carry: &mut PlanCarry) -> Result<Option<PlanEnd>, Failure> {
         let mut note = None;
         let spent = carry.turns >= self.limits.turns
             || carry.calls >= self.limits.calls
@@ -181,7 +183,8 @@ impl PlanLoop<'_> {
             return Ok(None);
         }
         carry.silent = 0;
-        carry.calls += u32::try_from(reply.calls.len()).unwrap_or(u32::MAX);
+        let room = self.limits.calls.saturating_sub(carry.calls);
+        carry.calls = carry.calls.saturating_add(u32::try_from(reply.calls.len()).unwrap_or(u32::MAX));
         let refusal = match self.submitted(reply) {
             None => None,
             Some(Ok(plan)) => return Ok(Some(PlanEnd::Plan(Box::new(plan), carry.clone()))),
@@ -202,16 +205,17 @@ impl PlanLoop<'_> {
         let readable: Vec<ToolCall> = if carry.grace {
             Vec::new()
         } else {
-            reply.calls.iter().filter(|call| call.name != SUBMIT).cloned().collect()
+            let calls = reply.calls.iter().filter(|call| call.name != SUBMIT);
+            calls.take(usize::try_from(room).unwrap_or(usize::MAX)).cloned().collect()
         };
-        let mut read = self.reader.answer(&readable).into_iter();
+        let mut read = self.reader.answer(readable).await?.into_iter();
         let results = reply
             .calls
             .iter()
             .map(|call| match &refusal {
                 Some(text) if call.name == SUBMIT => answer(call, text, true),
-                _ if carry.grace => answer(call, "refused: the limit for reading is reached", true),
-                _ => read.next().unwrap_or_else(|| answer(call, "the tool gave no answer", true)),
+                // Refused in the turn of grace, and what a reply asks for beyond the limit.
+                _ => read.next().unwrap_or_else(|| answer(call, "refused: the limit for reading is reached", true)),
             })
             .collect();
         carry.transcript.push(Message::Tools { results, note });

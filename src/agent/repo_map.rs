@@ -1,11 +1,12 @@
 //! A map of a repository for the planner: which files matter for some words, and what they define.
 //!
-//! Equal trees and words give equal bytes. It is lexical and bounded by bytes read, not by a clock.
+//! Equal trees and words give equal bytes. It is lexical and bounded by bytes read; whoever asks may stop it early, and the map
+//! then says so.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 
-use super::files::{Entry, FileError, Kind, RepoPath, Source};
+use super::files::{Entry, FileError, Kind, RepoPath, Source, StopNow};
 use super::outline::{Language, Symbol, language, outline};
 
 /// The most bytes of a map.
@@ -41,14 +42,24 @@ const FOREIGN: [&str; 10] = [
 ];
 
 /// Draws the map. `focus` are paths, symbols or a task's text; at most `max_bytes` (16 KB) come out.
-pub fn repo_map(source: &dyn Source, focus: &[String], max_bytes: usize) -> Result<String, FileError> {
+pub fn repo_map(
+    source: &dyn Source,
+    focus: &[String],
+    max_bytes: usize,
+    stop: StopNow<'_>,
+) -> Result<String, FileError> {
     let limit = max_bytes.min(MAP_BYTES);
-    let walk = source.walk(&RepoPath::root())?;
+    let walk = source.walk(&RepoPath::root(), stop)?;
     let words = focus_words(focus);
-    let files = read(source, &walk.entries);
-    let rank = rank(&files, &words, focus);
+    let files = read(source, &walk.entries, stop);
+    let rank = rank(&files, &words, focus, stop);
 
     let mut text = overview(&walk.entries, walk.complete);
+    if stop() {
+        text.push_str(
+            "[stopped, because it took too long: what is missing here is found with find_files and search]\n\n",
+        );
+    }
     let mut order: Vec<usize> = (0..files.len()).collect();
     order.sort_by(|a, b| rank.files[*b].total_cmp(&rank.files[*a]).then_with(|| files[*a].path.cmp(&files[*b].path)));
     let mut shown = 0;
@@ -73,7 +84,7 @@ struct Read {
     symbols: Vec<Symbol>,
 }
 
-fn read(source: &dyn Source, entries: &[Entry]) -> Vec<Read> {
+fn read(source: &dyn Source, entries: &[Entry], stop: StopNow<'_>) -> Vec<Read> {
     let mut wanted: Vec<(&Entry, Language)> = entries
         .iter()
         .filter(|entry| entry.kind == Kind::File && entry.size <= FILE_BYTES)
@@ -85,6 +96,9 @@ fn read(source: &dyn Source, entries: &[Entry]) -> Vec<Read> {
     let mut files = Vec::new();
     let mut total = 0;
     for (entry, language) in wanted {
+        if stop() {
+            break;
+        }
         if total + entry.size > TOTAL_BYTES {
             continue;
         }
@@ -108,7 +122,7 @@ struct Rank {
     uses: HashMap<String, usize>,
 }
 
-fn rank(files: &[Read], words: &BTreeSet<String>, focus: &[String]) -> Rank {
+fn rank(files: &[Read], words: &BTreeSet<String>, focus: &[String], stop: StopNow<'_>) -> Rank {
     let mut definers: HashMap<&str, Vec<usize>> = HashMap::new();
     for (index, file) in files.iter().enumerate() {
         for symbol in &file.symbols {
@@ -125,6 +139,10 @@ fn rank(files: &[Read], words: &BTreeSet<String>, focus: &[String]) -> Rank {
     let mut edges: Vec<Vec<(usize, f64)>> = Vec::with_capacity(files.len());
     let mut about = vec![0.0; files.len()];
     for (index, file) in files.iter().enumerate() {
+        if stop() {
+            edges.resize_with(files.len(), Vec::new);
+            break;
+        }
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for word in identifiers(&file.text) {
             if definers.contains_key(word) {
@@ -333,11 +351,11 @@ mod tests {
     #[test]
     fn hubs_and_focus_come_first_and_bytes_are_the_same() {
         let source = shop();
-        let map = repo_map(&source, &[], MAP_BYTES).expect("a map");
+        let map = repo_map(&source, &[], MAP_BYTES, &|| false).expect("a map");
         assert!(map.starts_with("44 files. At the root: README.md\nFolders: app/(42) app/vendor/(1)\n\napp/core.py\n  1: def connect()\n"), "{map}");
         assert!(!map.contains("foreign"));
         let focus = ["Validar stock negativo en ventas".to_owned()];
-        let map = repo_map(&source, &focus, MAP_BYTES).expect("a map");
+        let map = repo_map(&source, &focus, MAP_BYTES, &|| false).expect("a map");
         let place = |needle: &str| map.find(needle).unwrap_or(usize::MAX);
         assert!(
             place("app/ventas.py") < place("app/mod_00.py") && place("def validar_stock(self)") < usize::MAX,
@@ -345,9 +363,9 @@ mod tests {
         );
         assert!(place("app/ventas.py") < place("app/core.py"), "{map}");
         for _ in 0..5 {
-            assert_eq!(repo_map(&shop(), &focus, MAP_BYTES).expect("a map"), map);
+            assert_eq!(repo_map(&shop(), &focus, MAP_BYTES, &|| false).expect("a map"), map);
         }
-        let named = repo_map(&source, &["app/mod_31.py".to_owned()], MAP_BYTES).expect("a map");
+        let named = repo_map(&source, &["app/mod_31.py".to_owned()], MAP_BYTES, &|| false).expect("a map");
         assert!(named.find("app/mod_31.py").expect("there") < named.find("app/mod_00.py").expect("there"));
     }
 
@@ -355,12 +373,12 @@ mod tests {
     fn the_budget_holds() {
         let source = shop();
         for limit in [0, 100, 500, 2_000] {
-            let map = repo_map(&source, &[], limit).expect("a map");
+            let map = repo_map(&source, &[], limit, &|| false).expect("a map");
             assert!(map.len() <= limit, "{} > {limit}", map.len());
         }
-        assert!(repo_map(&source, &[], 700).expect("a map").contains("more source files"));
+        assert!(repo_map(&source, &[], 700, &|| false).expect("a map").contains("more source files"));
         let empty = TreeSource::new(MemoryTree::default()).expect("a tree");
-        assert!(repo_map(&empty, &["x".to_owned()], MAP_BYTES).expect("a map").starts_with("0 files."));
+        assert!(repo_map(&empty, &["x".to_owned()], MAP_BYTES, &|| false).expect("a map").starts_with("0 files."));
     }
 
     #[test]

@@ -1,22 +1,30 @@
-//! Looking for text and files: search by content, by path, and the listing of folders. Bounded in files, bytes and hits.
+//! Looking for text and files: search by content, by path, and the listing of folders. Bounded in files, bytes and hits, and
+//! in time by whoever asks: a pattern that is slow to look for is cut short between two pieces of a file.
 //!
 //! It works on any [`Source`] in this process; it does not know who asks.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::io::Read;
 
 use globset::{GlobBuilder, GlobMatcher};
 use grep_regex::{RegexMatcher, RegexMatcherBuilder};
 use grep_searcher::{BinaryDetection, Searcher, SearcherBuilder, Sink, SinkContext, SinkMatch};
 use thiserror::Error;
 
-use super::files::{FileError, Kind, RepoPath, Source};
+use super::files::{FileError, Kind, RepoPath, Source, StopNow};
 use super::truncate::{GLOB_PATHS, LIST_NAMES, SEARCH_BYTES, SEARCH_HITS, SEARCH_LINE, cut_line};
 
 /// Larger files are not searched.
 const FILE_BYTES: u64 = 2 * 1024 * 1024;
 /// One search reads no more than this in all.
-const TOTAL_BYTES: u64 = 200 * 1024 * 1024;
+const TOTAL_BYTES: u64 = 64 * 1024 * 1024;
+/// A file with a longer line is not searched: within a line, nothing can be stopped.
+const LINE_BYTES: usize = 512 * 1024;
+/// The compiled pattern, in bytes; its size times that of a line is what one step of a search may cost.
+const PROGRAM_BYTES: usize = 1024 * 1024;
+/// What a search keeps to be quick, in bytes.
+const CACHE_BYTES: usize = 4 * 1024 * 1024;
 /// The most hits that are counted past those shown.
 const COUNTED: usize = 10_000;
 /// The longest pattern.
@@ -84,8 +92,8 @@ pub enum SearchError {
     File(#[from] FileError),
 }
 
-/// Searches; the text is at most 8 KB and says what it left out.
-pub fn search(source: &dyn Source, query: &Query) -> Result<String, SearchError> {
+/// Searches; the text is at most 8 KB and says what it left out, also where it had to stop.
+pub fn search(source: &dyn Source, query: &Query, stop: StopNow<'_>) -> Result<String, SearchError> {
     match query.pattern.len() {
         0 => return Err(SearchError::PatternSize("empty")),
         length if length > PATTERN_BYTES => return Err(SearchError::PatternSize("longer than 2,000 bytes")),
@@ -96,7 +104,7 @@ pub fn search(source: &dyn Source, query: &Query) -> Result<String, SearchError>
     let entry = source.metadata(&query.path)?;
     let (files, complete) = match entry.kind {
         Kind::Folder => {
-            let walk = source.walk(&query.path)?;
+            let walk = source.walk(&query.path, stop)?;
             (walk.entries, walk.complete)
         }
         _ => (vec![entry.clone()], true),
@@ -106,11 +114,16 @@ pub fn search(source: &dyn Source, query: &Query) -> Result<String, SearchError>
         .binary_detection(BinaryDetection::quit(0))
         .before_context(if query.output == Output::Lines { query.context.min(CONTEXT) } else { 0 })
         .after_context(if query.output == Output::Lines { query.context.min(CONTEXT) } else { 0 })
-        .heap_limit(Some(4 * 1024 * 1024))
+        .heap_limit(Some(LINE_BYTES))
         .build();
     let mut found = Found::new(query.output, query.limit.clamp(1, SEARCH_HITS));
-    let (mut read, mut skipped) = (0u64, 0usize);
+    let (mut read, mut skipped, mut searched) = (0u64, 0usize, 0usize);
+    let mut stopped = false;
     for file in files.iter().filter(|file| file.kind == Kind::File) {
+        if stop() {
+            stopped = true;
+            break;
+        }
         if wanted.as_ref().is_some_and(|wanted| !wanted.matches(&file.path)) {
             continue;
         }
@@ -131,23 +144,47 @@ pub fn search(source: &dyn Source, query: &Query) -> Result<String, SearchError>
         };
         read += content.bytes.len() as u64;
         found.start(&file.path);
-        if searcher.search_slice(&matcher, &without_cr(content.bytes), &mut found).is_err() {
-            skipped += 1;
-        }
+        let bytes = without_cr(content.bytes);
+        let asking = Asking { rest: &bytes, stop };
+        let done = searcher.search_reader(&matcher, asking, &mut found);
         found.end();
+        if done.is_err() && stop() {
+            stopped = true;
+            break;
+        }
+        skipped += usize::from(done.is_err());
+        searched += 1;
     }
-    Ok(found.finish(skipped, complete))
+    Ok(found.finish(skipped, complete, stopped.then_some(searched)))
+}
+
+/// The bytes of a file in pieces; between two of them it is asked whether the search must stop.
+struct Asking<'a> {
+    rest: &'a [u8],
+    stop: StopNow<'a>,
+}
+
+impl Read for Asking<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if (self.stop)() {
+            return Err(std::io::Error::other("stopped"));
+        }
+        self.rest.read(buffer)
+    }
 }
 
 fn matcher(pattern: &str, fixed: bool) -> Result<RegexMatcher, SearchError> {
     let built = RegexMatcherBuilder::new()
         .fixed_strings(fixed)
         .line_terminator(Some(b'\n'))
-        .size_limit(4 * 1024 * 1024)
-        .dfa_size_limit(8 * 1024 * 1024)
+        .size_limit(PROGRAM_BYTES)
+        .dfa_size_limit(CACHE_BYTES)
         .build(pattern);
     built.map_err(|e| {
         let text = e.to_string();
+        if text.contains("size limit") {
+            return SearchError::PatternSize("too large: use fewer or smaller repetitions");
+        }
         let reason = text.lines().rev().find_map(|line| line.trim().strip_prefix("error: ")).unwrap_or(text.trim());
         SearchError::Pattern {
             message: cut_line(&reason.replace('\n', " "), 300),
@@ -225,9 +262,10 @@ impl Found {
         self.push(format!("{}{mark}{}{mark} {line}\n", self.path, number.unwrap_or(0)), is_hit);
     }
 
-    fn finish(mut self, skipped: usize, complete: bool) -> String {
+    /// `stopped` is the number of files that were searched before it had to stop.
+    fn finish(mut self, skipped: usize, complete: bool, stopped: Option<usize>) -> String {
         if self.hits == 0 {
-            self.text.push_str("no matches\n");
+            self.text.push_str(if stopped.is_some() { "no matches so far\n" } else { "no matches\n" });
         } else {
             let more = if self.hits >= COUNTED { "at least " } else { "" };
             let _ = write!(self.text, "[{more}{} matching lines in {} files", self.hits, self.files);
@@ -240,7 +278,12 @@ impl Found {
         if skipped > 0 {
             let _ = writeln!(self.text, "[{skipped} files not searched: too large or with lines too long]");
         }
-        if !complete {
+        if let Some(files) = stopped {
+            let _ = writeln!(
+                self.text,
+                "[stopped after {files} files, because it took too long: use a simpler pattern, a plain text, a subfolder or a glob]"
+            );
+        } else if !complete {
             self.text.push_str("[the folder holds more files than were searched; name a subfolder]\n");
         }
         self.text
@@ -296,9 +339,15 @@ pub fn path_glob(glob: &str) -> Result<PathGlob, SearchError> {
 }
 
 /// The files whose path below `dir` (or from the root, or whose name) matches; at most `limit` (100) of them.
-pub fn find_files(source: &dyn Source, glob: &str, dir: &RepoPath, limit: usize) -> Result<String, SearchError> {
+pub fn find_files(
+    source: &dyn Source,
+    glob: &str,
+    dir: &RepoPath,
+    limit: usize,
+    stop: StopNow<'_>,
+) -> Result<String, SearchError> {
     let wanted = path_glob(glob)?;
-    let walk = source.walk(dir)?;
+    let walk = source.walk(dir, stop)?;
     let below = |path: &str| match dir.is_root() {
         true => None,
         false => path.strip_prefix(dir.as_str()).map(|rest| wanted.matches(rest.trim_start_matches('/'))),
@@ -307,6 +356,7 @@ pub fn find_files(source: &dyn Source, glob: &str, dir: &RepoPath, limit: usize)
         .entries
         .iter()
         .map(|entry| entry.path.as_str())
+        .take_while(|_| !stop())
         .filter(|path| wanted.matches(path) || below(path).unwrap_or(false))
         .collect();
     let shown = limit.clamp(1, GLOB_PATHS);
@@ -325,14 +375,16 @@ pub fn find_files(source: &dyn Source, glob: &str, dir: &RepoPath, limit: usize)
         }
         _ => {}
     }
-    if !walk.complete {
+    if stop() {
+        text.push_str("[stopped, because it took too long: name a subfolder or use a simpler glob]\n");
+    } else if !walk.complete {
         text.push_str("[the folder holds more files than were looked at; name a subfolder]\n");
     }
     Ok(text)
 }
 
 /// A folder's entries, folders with `/`, `depth` levels (at most 4), at most 200 names.
-pub fn list(source: &dyn Source, dir: &RepoPath, depth: usize) -> Result<String, SearchError> {
+pub fn list(source: &dyn Source, dir: &RepoPath, depth: usize, stop: StopNow<'_>) -> Result<String, SearchError> {
     let mut text = String::new();
     let mut names = 0;
     // Breadth first, so that a large subfolder does not hide its siblings; printed in path order.
@@ -342,7 +394,10 @@ pub fn list(source: &dyn Source, dir: &RepoPath, depth: usize) -> Result<String,
     for deep in 0..depth.clamp(1, 4) {
         let mut next = Vec::new();
         for folder in &level {
-            let entries = match source.list(folder) {
+            if stop() {
+                break;
+            }
+            let entries = match source.list(folder, stop) {
                 Ok(entries) => entries,
                 Err(e) if deep == 0 => return Err(e.into()),
                 Err(_) => continue,
@@ -376,8 +431,12 @@ pub fn list(source: &dyn Source, dir: &RepoPath, depth: usize) -> Result<String,
         }
         let _ = writeln!(text, "{line}");
     }
-    if text.is_empty() {
+    let stopped = stop();
+    if text.is_empty() && !stopped {
         text.push_str("(empty)\n");
+    }
+    if stopped {
+        text.push_str("[stopped, because it took too long: list a subfolder, or fewer levels]\n");
     }
     if left_out > 0 {
         let _ = writeln!(text, "[at least {left_out} more names: list a subfolder or use the glob tool]");
@@ -389,6 +448,10 @@ pub fn list(source: &dyn Source, dir: &RepoPath, depth: usize) -> Result<String,
 mod tests {
     use super::super::files::{MemoryTree, TreeSource};
     use super::*;
+
+    fn never() -> bool {
+        false
+    }
 
     fn source() -> TreeSource<MemoryTree> {
         TreeSource::new(MemoryTree::new([
@@ -419,54 +482,97 @@ mod tests {
     #[test]
     fn lines_files_and_counts() {
         let source = source();
-        let text = search(&source, &Query { glob: Some("*.py".to_owned()), ..query(r"stock\(\)") }).expect("found");
+        let text =
+            search(&source, &Query { glob: Some("*.py".to_owned()), ..query(r"stock\(\)") }, &never).expect("found");
         assert_eq!(text, "src/a.py:1: def stock():\nsrc/deep/b.py:1: x = stock()\n[2 matching lines in 2 files]\n");
-        let text = search(&source, &Query { output: Output::Files, ..query("stock") }).expect("found");
+        let text = search(&source, &Query { output: Output::Files, ..query("stock") }, &never).expect("found");
         assert!(text.starts_with("long.txt\nsrc/a.py\nsrc/c.rs\nsrc/deep/b.py\n"), "{text}");
-        let text = search(&source, &Query { output: Output::Count, glob: Some("src/*.py".into()), ..query("stock") });
+        let text =
+            search(&source, &Query { output: Output::Count, glob: Some("src/*.py".into()), ..query("stock") }, &never);
         assert_eq!(text.expect("found"), "src/a.py: 2\n[2 matching lines in 1 files]\n");
         let at = Query { path: RepoPath::parse("src/a.py").expect("a path"), context: 1, ..query("return") };
-        let text = search(&source, &at).expect("found");
+        let text = search(&source, &at, &never).expect("found");
         assert_eq!(
             text,
             "src/a.py-1- def stock():\nsrc/a.py:2:     return 1\nsrc/a.py-3- # stock\n[1 matching lines in 1 files]\n"
         );
         // `$` sees the line's end in a CRLF file too.
-        assert!(search(&source, &query("return 1$")).expect("found").contains("src/a.py:2"));
-        assert_eq!(search(&source, &query("absent")).expect("found"), "no matches\n");
+        assert!(search(&source, &query("return 1$"), &never).expect("found").contains("src/a.py:2"));
+        assert_eq!(search(&source, &query("absent"), &never).expect("found"), "no matches\n");
     }
 
     #[test]
     fn limits_hold_and_are_said() {
         let source = source();
-        let text = search(&source, &query("needle")).expect("found");
+        let text = search(&source, &query("needle"), &never).expect("found");
         assert!(text.len() <= SEARCH_BYTES && text.lines().count() == 101, "{text}");
         assert!(
             text.ends_with(
                 "[400 matching lines in 1 files; 100 lines shown: narrow the pattern, the path or the glob]\n"
             )
         );
-        let text = search(&source, &query("stock é+")).expect("found");
+        let text = search(&source, &query("stock é+"), &never).expect("found");
         assert!(text.lines().next().expect("a line").chars().count() < 250, "{text}");
     }
 
     #[test]
     fn bad_patterns_say_what_to_do() {
         let source = source();
-        let error = search(&source, &query("a.b(c")).expect_err("refused").to_string();
+        let error = search(&source, &query("a.b(c"), &never).expect_err("refused").to_string();
         assert!(
             error.contains("unclosed group") && error.contains("fixed_strings") && error.contains(r"a\.b\(c"),
             "{error}"
         );
         assert!(
-            search(&source, &Query { fixed: true, ..query("a.b(c") }).expect("found").starts_with("weird[1].txt:1:")
+            search(&source, &Query { fixed: true, ..query("a.b(c") }, &never)
+                .expect("found")
+                .starts_with("weird[1].txt:1:")
         );
-        assert!(search(&source, &query("")).is_err());
-        assert!(search(&source, &query(&"(a{1,1000}){1,1000}".repeat(3))).is_err());
-        let error = search(&source, &Query { glob: Some("src/[".into()), ..query("x") }).expect_err("refused");
+        assert!(search(&source, &query(""), &never).is_err());
+        assert!(search(&source, &query(&"(a{1,1000}){1,1000}".repeat(3)), &never).is_err());
+        let error = search(&source, &Query { glob: Some("src/[".into()), ..query("x") }, &never).expect_err("refused");
         assert!(matches!(error, SearchError::Glob { .. }));
         let secret = Query { path: RepoPath::parse(".env").expect("a path"), ..query("stock") };
-        assert!(matches!(search(&source, &secret), Err(SearchError::File(FileError::Secret { .. }))));
+        assert!(matches!(search(&source, &secret, &never), Err(SearchError::File(FileError::Secret { .. }))));
+    }
+
+    #[test]
+    fn what_takes_long_ends_when_told_and_says_so() {
+        let asked = std::cell::Cell::new(0);
+        let stop = || {
+            asked.set(asked.get() + 1);
+            asked.get() > 20
+        };
+        let many = TreeSource::new(MemoryTree::new((0..100).map(|i| (format!("f{i:03}"), "text\n")))).expect("a tree");
+        let text = search(&many, &query("absent"), &stop).expect("an answer");
+        assert!(text.starts_with("no matches so far\n[stopped after ") && text.contains("simpler pattern"), "{text}");
+        assert!(asked.get() < 30, "it went on after it was told: {}", asked.get());
+        // Also within a file, between two pieces of it.
+        asked.set(0);
+        let long = TreeSource::new(MemoryTree::new([("long", "text\n".repeat(400_000))])).expect("a tree");
+        let text = search(&long, &query("absent"), &stop).expect("an answer");
+        assert!(text.contains("[stopped after 0 files"), "{text}");
+        let root = RepoPath::root();
+        assert!(find_files(&many, "*", &root, 100, &|| true).expect("an answer").contains("[stopped"));
+        assert!(list(&many, &root, 1, &|| true).expect("an answer").contains("[stopped"));
+    }
+
+    #[test]
+    fn a_pattern_made_to_be_slow_cannot_hold_out_long() {
+        let line = format!("{}\n", "abc def 012 ".repeat(150));
+        let source = TreeSource::new(MemoryTree::new(
+            (0..4).map(|i| (format!("f{i}"), line.repeat(2 * 1024 * 1024 / line.len() - 1))),
+        ))
+        .expect("a tree");
+        for most in [900, 200] {
+            let pattern = format!("[a-z0-9 ]*(?:a|e)[^\\n]{{1,{most}}}[b-d][^\\n]{{1,{most}}}Q");
+            let begin = std::time::Instant::now();
+            let stop = || begin.elapsed().as_secs() >= 1;
+            let said = search(&source, &query(&pattern), &stop).unwrap_or_else(|error| error.to_string());
+            // All of it took minutes.
+            assert!(begin.elapsed().as_secs() < 45, "{:?}", begin.elapsed());
+            assert!(said.contains("stopped") || said.contains("too large") || said.contains("no matches\n"), "{said}");
+        }
     }
 
     #[test]
@@ -474,18 +580,21 @@ mod tests {
         let source = source();
         let root = RepoPath::root();
         let src = RepoPath::parse("src").expect("a path");
-        assert_eq!(find_files(&source, "**/*.py", &root, 100).expect("found"), "src/a.py\nsrc/deep/b.py\n");
-        assert_eq!(find_files(&source, "b.py", &root, 100).expect("found"), "src/deep/b.py\n");
-        assert_eq!(find_files(&source, "deep/*", &src, 100).expect("found"), "src/deep/b.py\n");
+        assert_eq!(find_files(&source, "**/*.py", &root, 100, &never).expect("found"), "src/a.py\nsrc/deep/b.py\n");
+        assert_eq!(find_files(&source, "b.py", &root, 100, &never).expect("found"), "src/deep/b.py\n");
+        assert_eq!(find_files(&source, "deep/*", &src, 100, &never).expect("found"), "src/deep/b.py\n");
         assert_eq!(
-            find_files(&source, "src/*.{rs,py}", &root, 1).expect("found"),
+            find_files(&source, "src/*.{rs,py}", &root, 1, &never).expect("found"),
             "src/a.py\n[1 of 2 files shown: narrow the glob]\n"
         );
-        assert_eq!(find_files(&source, "*.zig", &root, 9).expect("found"), "no files match\n");
-        assert_eq!(list(&source, &src, 1).expect("a list"), "src/a.py (37 bytes)\nsrc/c.rs (14 bytes)\nsrc/deep/\n");
-        assert!(list(&source, &src, 2).expect("a list").contains("src/deep/b.py"));
+        assert_eq!(find_files(&source, "*.zig", &root, 9, &never).expect("found"), "no files match\n");
+        assert_eq!(
+            list(&source, &src, 1, &never).expect("a list"),
+            "src/a.py (37 bytes)\nsrc/c.rs (14 bytes)\nsrc/deep/\n"
+        );
+        assert!(list(&source, &src, 2, &never).expect("a list").contains("src/deep/b.py"));
         let many = TreeSource::new(MemoryTree::new((0..300).map(|i| (format!("f{i:03}"), "")))).expect("a tree");
-        let text = list(&many, &root, 1).expect("a list");
+        let text = list(&many, &root, 1, &never).expect("a list");
         assert!(text.ends_with("[at least 100 more names: list a subfolder or use the glob tool]\n"), "{text}");
     }
 }

@@ -2,12 +2,13 @@
 //! and running tools are performed by the step that owns the workspace and the sandbox.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::edits::{self, EditError, find_placeholder};
-use super::files::{FileError, Kind, RepoPath, Source};
+use super::files::{FileError, Kind, RepoPath, Source, StopNow};
 use super::folder::Folder;
 use super::guard::Guard;
 use super::outline;
@@ -25,6 +26,8 @@ use crate::sandboxes::WORKSPACE;
 
 /// Files above this are not read or edited by tools, in bytes.
 const FILE_MAX: u64 = 4 * 1024 * 1024;
+/// A reading call ends after this, with what it found so far.
+const CALL_TIME: Duration = Duration::from_secs(10);
 /// Room for the heading of a read range, in bytes: a path and some words.
 const HEADING: usize = 400;
 /// Files of fewer lines may shrink as they like.
@@ -279,13 +282,18 @@ fn misfit(arguments: &Value) -> Option<String> {
     })
 }
 
-/// The answers to the planner's reading calls, together within their limit.
-pub fn read_all(calls: &[ToolCall], source: &dyn Source) -> Vec<ToolResult> {
+/// The answers to the planner's reading calls, together within their limit. Once `cancelled`, nothing more is read.
+pub fn read_all(calls: &[ToolCall], source: &dyn Source, cancelled: StopNow<'_>) -> Vec<ToolResult> {
     let mut results: Vec<ToolResult> = calls
         .iter()
-        .map(|call| match plan_read(call, source) {
-            Ok(text) => answer(call, text, false),
-            Err(text) => answer(call, cut_middle(&text, REFUSAL_BYTES, 50, None), true),
+        .map(|call| {
+            if cancelled() {
+                return answer(call, "refused: the run is being stopped", true);
+            }
+            match plan_read(call, source, cancelled) {
+                Ok(text) => answer(call, text, false),
+                Err(text) => answer(call, cut_middle(&text, REFUSAL_BYTES, 50, None), true),
+            }
         })
         .collect();
     fit(&mut results);
@@ -369,14 +377,15 @@ struct LogArguments {
     limit: Option<usize>,
 }
 
-fn plan_read(call: &ToolCall, source: &dyn Source) -> Result<String, String> {
+fn plan_read(call: &ToolCall, source: &dyn Source, cancelled: StopNow<'_>) -> Result<String, String> {
     match call.name.as_str() {
         "repo_map" => {
             let focus = arguments::<MapArguments>(call)?.focus;
-            repo_map(source, &focus, 16 * 1024).map_err(|error| error.to_string())
+            within(CALL_TIME, cancelled, |stop| repo_map(source, &focus, 16 * 1024, stop))
+                .map_err(|error| error.to_string())
         }
         "list_dir" | "list_directory" | "find_files" | "glob" | "search" | "grep_search" | "read_file" => {
-            read(call, source)
+            read(call, source, cancelled)
         }
         "git_log" => {
             let given = arguments::<LogArguments>(call)?;
@@ -398,12 +407,23 @@ fn plan_read(call: &ToolCall, source: &dyn Source) -> Result<String, String> {
     }
 }
 
-/// The reading tools that planner and executor share, under both sets of names.
-pub fn read(call: &ToolCall, source: &dyn Source) -> Result<String, String> {
+/// Work that must stop when it is cancelled or has taken so long.
+pub fn within<T>(time: Duration, cancelled: StopNow<'_>, work: impl FnOnce(StopNow<'_>) -> T) -> T {
+    let until = Instant::now() + time;
+    work(&|| cancelled() || Instant::now() >= until)
+}
+
+/// The reading tools that planner and executor share, under both sets of names. They take up to some ten seconds: not for a
+/// thread that others wait for.
+pub fn read(call: &ToolCall, source: &dyn Source, cancelled: StopNow<'_>) -> Result<String, String> {
+    within(CALL_TIME, cancelled, |stop| read_within(call, source, stop))
+}
+
+fn read_within(call: &ToolCall, source: &dyn Source, stop: StopNow<'_>) -> Result<String, String> {
     match canonical(&call.name) {
         "list_directory" => {
             let given = arguments::<ListArguments>(call)?;
-            list(source, &at(&given.path)?, given.depth.unwrap_or(1)).map_err(|error| error.to_string())
+            list(source, &at(&given.path)?, given.depth.unwrap_or(1), stop).map_err(|error| error.to_string())
         }
         "glob" => {
             let given = arguments::<GlobArguments>(call)?;
@@ -412,6 +432,7 @@ pub fn read(call: &ToolCall, source: &dyn Source) -> Result<String, String> {
                 &given.glob,
                 &at(given.path.as_deref().unwrap_or("."))?,
                 given.limit.unwrap_or(GLOB_PATHS),
+                stop,
             )
             .map_err(|error| error.to_string())
         }
@@ -432,7 +453,7 @@ pub fn read(call: &ToolCall, source: &dyn Source) -> Result<String, String> {
                 context: given.context,
                 limit: given.limit.unwrap_or(SEARCH_HITS),
             };
-            search(source, &query).map_err(|error| error.to_string())
+            search(source, &query, stop).map_err(|error| error.to_string())
         }
         "read_file" => {
             let given = arguments::<ReadArguments>(call)?;
@@ -628,12 +649,26 @@ mod tests {
             call("read_file", json!({"wrong": 1})),
             call("outline", json!({"path": "src/a.rs"})),
         ];
-        let results = read_all(&calls, &source);
+        let results = read_all(&calls, &source, &|| false);
         assert_eq!(results.len(), calls.len());
         assert_eq!(results[0].text, "src/a.rs: lines 2-2 of 2\nfn b() {}\n");
         let errors: Vec<bool> = results.iter().map(|result| result.is_error).collect();
         assert_eq!(errors, [false, true, true, false, true, true, false], "{results:?}");
         assert!(results[4].text.contains("there is no tool `write_file`"));
+    }
+
+    #[test]
+    fn once_cancelled_nothing_more_is_read() {
+        let source = TreeSource::new(MemoryTree::new([("a", "text\n")])).unwrap();
+        let asked = std::cell::Cell::new(0);
+        let cancelled = || {
+            asked.set(asked.get() + 1);
+            true
+        };
+        let calls: Vec<_> = (0..50).map(|i| call("search", json!({"pattern": format!("x{i}")}))).collect();
+        let results = read_all(&calls, &source, &cancelled);
+        assert!(results.len() == 50 && results.iter().all(|result| result.is_error), "{results:?}");
+        assert!(results[0].text.contains("being stopped") && asked.get() == 50, "{}", asked.get());
     }
 
     #[test]
@@ -686,10 +721,10 @@ mod tests {
         let tree = MemoryTree::new([("a.py", "1\n2\n3\n")]);
         let source = TreeSource::new(tree).unwrap();
         let kind = call("default_api.read_file", json!({"file_path": "a.py", "start_line": "2", "end_line": 2.0}));
-        assert_eq!(read(&kind, &source).unwrap(), "a.py: lines 2-2 of 3\n2\n");
+        assert_eq!(read(&kind, &source, &|| false).unwrap(), "a.py: lines 2-2 of 3\n2\n");
         let null = call("cat", json!({"file_path": "a.py", "start_line": null}));
-        assert_eq!(read(&null, &source).unwrap(), "a.py: lines 1-3 of 3\n1\n2\n3\n");
-        let fault = |arguments: Value| read(&call("read_file", arguments), &source).unwrap_err();
+        assert_eq!(read(&null, &source, &|| false).unwrap(), "a.py: lines 1-3 of 3\n1\n2\n3\n");
+        let fault = |arguments: Value| read(&call("read_file", arguments), &source, &|| false).unwrap_err();
         assert!(
             fault(json!({"file_path": "a.py", "start_line": "two"})).contains("`start_line` must be a whole number")
         );
@@ -698,9 +733,9 @@ mod tests {
         assert!(fault(json!({"start_line": 1})).contains("missing field"));
         assert!(fault(json!(["a.py"])).contains("must be an object"));
         let past = call("read_file", json!({"file_path": "a.py", "start_line": 9}));
-        assert_eq!(read(&past, &source).unwrap(), "a.py: has 3 lines; nothing from line 9");
+        assert_eq!(read(&past, &source, &|| false).unwrap(), "a.py: has 3 lines; nothing from line 9");
         let huge = call("read_file", json!({"file_path": "a.py", "start_line": u64::MAX, "end_line": 1}));
-        assert!(read(&huge, &source).is_ok());
+        assert!(read(&huge, &source, &|| false).is_ok());
         let long = lines("x", &"y\n".repeat(1000), None, None);
         assert!(long.starts_with("x: lines 1-400 of 1000; go on with start_line 401\n"), "{}", &long[..60]);
         let wide = lines("x", &format!("{}\n", "é".repeat(2000)).repeat(100), Some(1), Some(100));

@@ -2,12 +2,14 @@
 //! checks are green or a limit says stop.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::blocking::{blocking, to_its_end};
 use super::commands::{CONTAINER_LOST, Ran, run_command};
 use super::models::RoleModel;
 use super::repo::{Repo, change};
@@ -56,6 +58,12 @@ const CHECK_S: u64 = 30 * 60;
 const TAMPERING_MAX: u32 = 5;
 /// Outputs of commands that `read_output` can still find.
 const OUTPUTS_MAX: usize = 20;
+/// The names of failing tests that are remembered of a check, in bytes, to say what changed.
+const REPORT_MAX: usize = 100 * 1024;
+/// Checks whose last report is remembered.
+const REPORTS_MAX: usize = 3;
+/// Paths that the model has read are remembered up to this, in bytes; beyond it, they must be read again.
+const READ_MAX: usize = 64 * 1024;
 /// The snapshot's label: one is enough, the carry names the trees.
 pub const SNAPSHOT: &str = "work";
 
@@ -197,7 +205,31 @@ struct Memory {
     reports: BTreeMap<String, Report>,
     /// The check that the current reply ran last.
     last_check: Option<String>,
+    /// The checks that `reports` holds, the latest at the end.
+    checks: Vec<String>,
     bad: u32,
+}
+
+impl Memory {
+    fn keep_report(&mut self, name: &str, report: &Report) {
+        self.checks.retain(|known| known != name);
+        self.checks.push(name.to_owned());
+        self.reports.insert(name.to_owned(), report.outline(REPORT_MAX));
+        let latest = &self.checks[self.checks.len().saturating_sub(REPORTS_MAX)..];
+        self.reports.retain(|known, _| latest.contains(known));
+        self.checks = latest.to_vec();
+    }
+
+    fn keep_path(&mut self, path: String) {
+        let known: usize = self.read.iter().chain(&self.warned).map(|path| path.len() + 4).sum();
+        if known + path.len() > READ_MAX {
+            self.read.clear();
+            self.warned.clear();
+        }
+        if path.len() <= READ_MAX {
+            self.read.insert(path);
+        }
+    }
 }
 
 /// The executor's hands.
@@ -206,8 +238,8 @@ struct Bench<'a> {
     turn: &'a Turn,
     plan: &'a PlanRecord,
     worktree: Worktree,
-    folder: Folder,
-    guard: Guard,
+    folder: Arc<Folder>,
+    guard: Arc<Guard>,
     base: TreeId,
     memory: Memory,
     /// The last command's container is gone: no matter for the model, the turn is repeated.
@@ -232,9 +264,10 @@ impl<'a> Bench<'a> {
             .await?;
         let folder = Folder::open(&worktree.workspace(), paths.clone())
             .map_err(|error| Failure::terminal("workspace", error.to_string()))?;
+        let (folder, guard) = (Arc::new(folder), Arc::new(Guard::new(paths, &plan.plan)));
         let memory =
             memory.map_or_else(Memory::default, |value| serde_json::from_value(value.clone()).unwrap_or_default());
-        Ok(Self { cx, turn, plan, worktree, folder, guard: Guard::new(paths, &plan.plan), base, memory, lost: None })
+        Ok(Self { cx, turn, plan, worktree, folder, guard, base, memory, lost: None })
     }
 
     async fn with_worktree<T: Send + 'static>(
@@ -260,15 +293,18 @@ impl<'a> Bench<'a> {
                 Ok((worktree.changed_paths(base, now)?, worktree.view(base)?))
             })
             .await?;
-        let touched: Vec<String> = changed.into_iter().filter(|path| self.guard.protects(path).is_some()).collect();
-        for path in &touched {
-            self.put_back(path, &view)?;
-        }
+        let (folder, guard) = (self.folder.clone(), self.guard.clone());
+        let touched = to_its_end(move || {
+            let touched: Vec<String> = changed.into_iter().filter(|path| guard.protects(path).is_some()).collect();
+            touched.iter().try_for_each(|path| Self::put_back(&folder, path, &view))?;
+            Ok(touched)
+        })
+        .await?;
         self.memory.tampering += u32::from(!touched.is_empty());
         Ok(touched)
     }
 
-    fn put_back(&self, path: &str, view: &TreeView) -> Result<(), Failure> {
+    fn put_back(folder: &Folder, path: &str, view: &TreeView) -> Result<(), Failure> {
         let failed = |error: String| Failure::terminal("guard", format!("cannot put {path} back: {error}"));
         let at = RepoPath::parse(path).map_err(|error| failed(error.to_string()))?;
         let content = match view.has_file(path) {
@@ -280,7 +316,7 @@ impl<'a> Bench<'a> {
             Some(content) if content.kind == FileKind::Link => AtBase::Link(&content.bytes),
             Some(content) => AtBase::File { bytes: &content.bytes, executable: content.kind == FileKind::Executable },
         };
-        guard::put_back(&self.folder, &at, base).map_err(|error| failed(error.to_string()))
+        guard::put_back(folder, &at, base).map_err(|error| failed(error.to_string()))
     }
 
     fn read_only(&self) -> Vec<std::path::PathBuf> {
@@ -313,14 +349,20 @@ impl<'a> Bench<'a> {
         id
     }
 
-    async fn run_check(&mut self, name: &str) -> Result<(Report, String), String> {
+    /// Runs a check; the answer is its report, what the model reads of it, and the whole output.
+    async fn run_check(&mut self, name: &str) -> Result<(Report, String, String), String> {
         let repo = self.cx.repo().map_err(|failure| failure.message)?;
         let Some(command) = repo.check(name).map(str::to_owned) else {
             return Err(format!("there is no check `{name}`; the checks are: {}", repo.check_names().join(", ")));
         };
         let ran = self.command(&command, ".", CHECK_S).await.map_err(|failure| failure.message)?;
-        let report = Report::read(&ran.text, ran.code, crate::sandboxes::WORKSPACE);
-        Ok((report, ran.text))
+        let before = self.memory.reports.get(name).cloned();
+        let read = move |_: &dyn Fn() -> bool| {
+            let report = Report::read(&ran.text, ran.code, crate::sandboxes::WORKSPACE);
+            let digest = digest(&report, before.as_ref(), &ran.text);
+            (report, digest, ran.text)
+        };
+        blocking(&self.cx.cancel, read).await.map_err(|failure| failure.message)
     }
 
     /// Performs a call that runs something.
@@ -346,16 +388,14 @@ impl<'a> Bench<'a> {
         }
         if canonical(&call.name) == "run_tests" {
             let name = tools::arguments::<Tests>(call)?.check.unwrap_or_else(|| "test".to_owned());
-            let (report, raw) = self.run_check(&name).await?;
-            let before = self.memory.reports.get(&name);
-            let mut text = digest(&report, before, &raw);
+            let (report, mut text, raw) = self.run_check(&name).await?;
             let green = report.verdict().is_green();
             let word = if green { "green" } else { "red" };
             self.cx.note(format!("{name} is {word}: {} passed, {} failed", report.passed, report.failed));
             let id = self.store_output(&raw);
             text.push_str(&format!("\n[all of the output: read_output id={id}]"));
             self.memory.last_check = Some(name.clone());
-            self.memory.reports.insert(name, report);
+            self.memory.keep_report(&name, &report);
             return Ok((text, green));
         }
         let given = tools::arguments::<Shell>(call)?;
@@ -401,17 +441,36 @@ impl<'a> Bench<'a> {
         }
     }
 
+    /// Performs a call that reads.
+    async fn read(&self, call: &ToolCall) -> Result<String, String> {
+        let (call, folder) = (call.clone(), self.folder.clone());
+        let read = blocking(&self.cx.cancel, move |cancelled| tools::read(&call, folder.as_ref(), cancelled)).await;
+        read.unwrap_or_else(|failure| Err(failure.message))
+    }
+
+    /// Performs a call that writes.
+    async fn write(&mut self, call: &ToolCall) -> Result<String, String> {
+        let (call, folder, guard) = (call.clone(), self.folder.clone(), self.guard.clone());
+        let (read, mut warned) = (std::mem::take(&mut self.memory.read), std::mem::take(&mut self.memory.warned));
+        let (outcome, read, warned) = to_its_end(move || {
+            let outcome = match canonical(&call.name) {
+                "replace" => tools::replace(&call, &folder, &guard),
+                _ => tools::write_file(&call, &folder, &guard, |path| read.contains(path), &mut warned),
+            };
+            (outcome, read, warned)
+        })
+        .await;
+        (self.memory.read, self.memory.warned) = (read, warned);
+        outcome
+    }
+
     async fn one(&mut self, call: &ToolCall) -> Performed {
         self.cx.note(tools::describe(call));
         let name = canonical(&call.name).to_owned();
         let (outcome, command) = match name.as_str() {
-            "read_file" | "grep_search" | "glob" | "list_directory" => (tools::read(call, &self.folder), false),
+            "read_file" | "grep_search" | "glob" | "list_directory" => (self.read(call).await, false),
             "read_output" => (self.read_output(call), false),
-            "replace" => (tools::replace(call, &self.folder, &self.guard), false),
-            "write_file" => {
-                let Memory { read, warned, .. } = &mut self.memory;
-                (tools::write_file(call, &self.folder, &self.guard, |path| read.contains(path), warned), false)
-            }
+            "replace" | "write_file" => (self.write(call).await, false),
             "run_tests" | "run_shell_command" => (self.run(call).await.map(|(text, _)| text), true),
             other => {
                 self.memory.bad += 1;
@@ -428,7 +487,7 @@ impl<'a> Bench<'a> {
         let wrote = !is_error && matches!(name.as_str(), "replace" | "write_file");
         if (wrote || name == "read_file") && !is_error {
             let path = tools::read_path(call).or_else(|| call.arguments["file_path"].as_str().map(str::to_owned));
-            self.memory.read.extend(path);
+            path.into_iter().for_each(|path| self.memory.keep_path(path));
         }
         let mut performed = Performed {
             result: answer(call, text, is_error),
@@ -438,17 +497,16 @@ impl<'a> Bench<'a> {
             note: None,
             stop: None,
         };
-        if command {
+        if self.cx.cancel.is_cancelled() {
+            // No call after it is begun.
+            performed.stop = Some(Failure::retryable("stopped", "the run was stopped"));
+        } else if command {
             self.after_command(&mut performed).await;
         }
         performed
     }
 
     async fn after_command(&mut self, performed: &mut Performed) {
-        if self.cx.cancel.is_cancelled() {
-            performed.stop = Some(Failure::retryable("stopped", "the run was stopped"));
-            return;
-        }
         if let Some(failure) = self.lost.take() {
             performed.stop = Some(failure);
             return;
@@ -458,11 +516,17 @@ impl<'a> Bench<'a> {
             Ok(touched) => {
                 performed.note = Some(format!(
                     "These files are protected; what the command did to them was undone: {}.",
-                    touched.join(", ")
+                    guard::some_of(&touched, ", ")
                 ));
                 if self.memory.tampering >= TAMPERING_MAX {
                     performed.stop = Some(
-                        Failure::terminal("guard", format!("commands changed protected files {TAMPERING_MAX} times: {}", touched.join(", ")))
+                        Failure::terminal(
+                            "guard",
+                            format!(
+                                "commands changed protected files {TAMPERING_MAX} times: {}",
+                                guard::some_of(&touched, ", ")
+                            ),
+                        )
                             .hint("look at `devo logs RUN`; if the task needs those files, revise the plan so that it names them"),
                     );
                 }
@@ -551,18 +615,19 @@ impl Workbench for Bench<'_> {
         }
         let (mut green, mut texts, mut checks) = (true, Vec::new(), Vec::new());
         for name in names {
-            let (report, raw) = match self.run_check(&name).await {
-                Ok(ran) => ran,
-                Err(message) => return Err(self.lost.take().unwrap_or_else(|| Failure::terminal("gate", message))),
-            };
+            let ran = self.run_check(&name).await;
             if self.cx.cancel.is_cancelled() {
                 return Err(Failure::retryable("stopped", "the run was stopped"));
             }
+            let (report, digest, _) = match ran {
+                Ok(ran) => ran,
+                Err(message) => return Err(self.lost.take().unwrap_or_else(|| Failure::terminal("gate", message))),
+            };
             let passed = report.verdict().is_green();
             let word = if passed { "green" } else { "red" };
             self.cx.note(format!("gate: {name} is {word}: {} passed, {} failed", report.passed, report.failed));
             if !passed {
-                texts.push(format!("Check `{name}`:\n{}", digest(&report, self.memory.reports.get(&name), &raw)));
+                texts.push(format!("Check `{name}`:\n{digest}"));
             }
             green &= passed;
             checks.push(json!({"check": name, "green": passed, "verdict": report.verdict(), "exit": report.exit,
@@ -571,7 +636,8 @@ impl Workbench for Bench<'_> {
         let touched = self.undo_tampering().await?;
         if !touched.is_empty() {
             green = false;
-            texts.push(format!("Protected files were changed and have been put back: {}.", touched.join(", ")));
+            let list = guard::some_of(&touched, ", ");
+            texts.push(format!("Protected files were changed and have been put back: {list}."));
         }
         Ok(Gate { green, digest: texts.join("\n\n"), checks: Value::Array(checks) })
     }

@@ -4,6 +4,7 @@
 //! rewind and continue are policies of the graph; a step only says one of the six [`Outcome`]s.
 
 mod approve;
+mod blocking;
 mod branch;
 mod commands;
 mod commit;

@@ -1,14 +1,18 @@
 //! `plan`: the planner reads the repository at its base commit and returns a plan. It has nothing that can write, run or reach
 //! the network: its tools look at a git tree.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::blocking::blocking;
 use super::models::RoleModel;
 use super::{Context, Kind, Outcome, Step, Turn, build};
-use crate::agent::files::{FileError, RepoPath, Source, TreeSource};
+use crate::agent::files::{FileError, RepoPath, Source, StopNow, TreeSource};
 use crate::agent::plan_check::Facts;
 use crate::agent::plan_loop::{PlanCarry, PlanEnd, PlanLimits, PlanLoop, Reader};
 use crate::agent::repo_map::repo_map;
@@ -43,6 +47,8 @@ const CONVENTIONS: &[&str] = &["AGENTS.md", "CLAUDE.md", "CONTRIBUTING.md"];
 const CONVENTIONS_MAX: usize = 32 * 1024;
 /// The map in the first message, in bytes.
 const MAP_MAX: usize = 16 * 1024;
+/// The map in the first message may take this long: where it is cut, two runs of one task no longer begin with the same bytes.
+const MAP_TIME: Duration = Duration::from_secs(60);
 
 /// The step's own keys.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -117,8 +123,8 @@ impl PlanStep {
         for caution in cautions {
             cx.note(caution);
         }
-        let source =
-            TreeSource::new(ViewTree(view)).map_err(|error| Failure::terminal("repository", error.to_string()))?;
+        let source = blocking(&cx.cancel, move |_| TreeSource::new(ViewTree(view))).await?;
+        let source = Arc::new(source.map_err(|error| Failure::terminal("repository", error.to_string()))?);
         let checks = repo.check_names();
         let system = cx.equipment.prompts.render(SYSTEM, &json!({"checks": checks}))?;
         let model = cx.client("planner")?.card().id.clone();
@@ -126,8 +132,13 @@ impl PlanStep {
             Some(carry) => (carry.prompt, carry.talk, String::new()),
             None => {
                 // A revision is one only where there is a plan and something was said about it.
-                let revised = cx.plan.as_ref().zip(turn.feedback.as_deref());
-                let values = first_values(&source, &cx.spec.task, &checks, revised)?;
+                let revised = cx.plan.clone().zip(turn.feedback.clone());
+                let (source, task, checks) = (source.clone(), cx.spec.task.clone(), checks.clone());
+                let values = blocking(&cx.cancel, move |cancelled| {
+                    let revised = revised.as_ref().map(|(plan, feedback)| (plan, feedback.as_str()));
+                    first_values(source.as_ref(), &task, &checks, revised, cancelled)
+                })
+                .await??;
                 let first = cx.equipment.prompts.render(FIRST, &values)?;
                 (Rendered::record(&[&system, &first], &model), PlanCarry::default(), first.text)
             }
@@ -135,7 +146,7 @@ impl PlanStep {
         let defaults = PlanLimits::default();
         let limits = PlanLimits { turns: self.limits.turns.unwrap_or(defaults.turns), ..defaults };
         let model = RoleModel::new(cx, "planner", prompt.clone(), self.limits.usd.map(Usd::from_dollars), &turn)?;
-        let (reader, facts) = (Reading { cx, source: &source }, TreeFacts { source: &source, checks: &checks });
+        let (reader, facts) = (Reading { cx, source: source.clone() }, TreeFacts { source: &source, checks: &checks });
         let planning = PlanLoop {
             system: system.text,
             first,
@@ -174,7 +185,7 @@ pub fn first_message(
     revised: Option<(&PlanRecord, &str)>,
 ) -> Result<Value, Failure> {
     let source = TreeSource::new(ViewTree(view)).map_err(|error| Failure::terminal("repository", error.to_string()))?;
-    first_values(&source, task, checks, revised)
+    first_values(&source, task, checks, revised, &|| false)
 }
 
 fn first_values(
@@ -182,10 +193,11 @@ fn first_values(
     task: &str,
     checks: &[String],
     revised: Option<(&PlanRecord, &str)>,
+    cancelled: StopNow<'_>,
 ) -> Result<Value, Failure> {
     let failed = |error: FileError| Failure::terminal("repository", error.to_string());
     let focus: Vec<String> = task.split_whitespace().map(str::to_owned).take(40).collect();
-    let map = repo_map(source, &focus, MAP_MAX).map_err(failed)?;
+    let map = tools::within(MAP_TIME, cancelled, |stop| repo_map(source, &focus, MAP_MAX, stop)).map_err(failed)?;
     let mut room = CONVENTIONS_MAX;
     let mut conventions = Vec::new();
     for name in CONVENTIONS {
@@ -259,15 +271,17 @@ fn unreadable(error: Error) -> FileError {
 
 struct Reading<'a> {
     cx: &'a Context,
-    source: &'a TreeSource<ViewTree>,
+    source: Arc<TreeSource<ViewTree>>,
 }
 
+#[async_trait]
 impl Reader for Reading<'_> {
-    fn answer(&self, calls: &[ToolCall]) -> Vec<ToolResult> {
-        for call in calls {
+    async fn answer(&self, calls: Vec<ToolCall>) -> Result<Vec<ToolResult>, Failure> {
+        for call in &calls {
             self.cx.note(tools::describe(call));
         }
-        tools::read_all(calls, self.source)
+        let source = self.source.clone();
+        blocking(&self.cx.cancel, move |cancelled| tools::read_all(&calls, source.as_ref(), cancelled)).await
     }
 }
 

@@ -6,11 +6,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::blocking::blocking;
 use super::commands::run_command;
 use super::execute_loop::SNAPSHOT;
 use super::{Context, Kind, Outcome, Step, Turn, build};
 use crate::agent::digest::{Report, Verdict, digest};
-use crate::agent::guard::Guard;
+use crate::agent::guard::{Guard, some_of};
 use crate::core::failure::Failure;
 use crate::core::graph::Authority;
 use crate::sandboxes::WORKSPACE;
@@ -86,7 +87,7 @@ impl TestStep {
             let protected: Vec<String> =
                 changed.iter().filter_map(|path| guard.protects(path).map(|why| format!("{path}: {why}"))).collect();
             if !protected.is_empty() {
-                let list = protected.join("\n");
+                let list = some_of(&protected, "\n");
                 return Err(Failure::terminal(
                     "guard",
                     format!("protected files differ from the base commit:\n{list}"),
@@ -100,20 +101,22 @@ impl TestStep {
         if let Err(error) = std::fs::remove_dir_all(&place) {
             tracing::debug!(%error, "cannot remove a checkout");
         }
-        let report = Report::read(&ran.text, ran.code, WORKSPACE);
+        let (said, code) = (ran.said, ran.code);
+        let (report, digest) = blocking(&cx.cancel, move |_| {
+            let report = Report::read(&ran.text, code, WORKSPACE);
+            let digest = digest(&report, None, &ran.text);
+            (report, digest)
+        })
+        .await?;
         let verdict = report.verdict();
         cx.note(format!(
-            "{name}: {} ({} passed, {} failed, {} skipped)",
-            ran.said, report.passed, report.failed, report.skipped
+            "{name}: {said} ({} passed, {} failed, {} skipped)",
+            report.passed, report.failed, report.skipped
         ));
         if !verdict.is_green() {
-            let digest = digest(&report, None, &ran.text);
-            return Err(Failure::retryable(
-                "tests_failed",
-                format!("the check `{name}` is red, {}:\n{digest}", ran.said),
-            )
-            .feedback(format!("The check `{name}` was run on a clean checkout and is red:\n{digest}"))
-            .hint("`devo logs RUN` shows the whole output; then `devo retry RUN`, or submit a more exact task"));
+            return Err(Failure::retryable("tests_failed", format!("the check `{name}` is red, {said}:\n{digest}"))
+                .feedback(format!("The check `{name}` was run on a clean checkout and is red:\n{digest}"))
+                .hint("`devo logs RUN` shows the whole output; then `devo retry RUN`, or submit a more exact task"));
         }
         if verdict == Verdict::GreenWeak {
             cx.note("no test was recognised in the output: that the command ended well is all that is known");

@@ -10,6 +10,7 @@ mod desktop;
 mod fake;
 mod gc;
 mod grants;
+mod hostile_model;
 mod http;
 mod inbox;
 mod kills;
