@@ -32,3 +32,38 @@ pub async fn to_its_end<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// On a runtime of one thread: work on it would leave nobody to let it go.
+    #[tokio::test]
+    async fn others_go_on_meanwhile() {
+        let (go, gone) = mpsc::channel();
+        let never = CancellationToken::new();
+        let work = blocking(&never, move |_| gone.recv_timeout(Duration::from_secs(60)).is_ok());
+        let other = async { go.send(()).expect("it waits") };
+        let (done, ()) = tokio::join!(work, other);
+        assert_eq!(done, Ok(true));
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_step_does_not_wait_and_the_work_is_told() {
+        let (tell, told) = mpsc::channel();
+        let cancel = CancellationToken::new();
+        let work = blocking(&cancel, move |cancelled| {
+            let begin = std::time::Instant::now();
+            while !cancelled() && begin.elapsed() < Duration::from_secs(60) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            tell.send(cancelled()).expect("the test waits");
+        });
+        let (done, ()) = tokio::join!(work, async { cancel.cancel() });
+        assert_eq!(done.expect_err("it was stopped").code, "stopped");
+        assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok(true));
+    }
+}

@@ -646,3 +646,31 @@ impl Workbench for Bench<'_> {
         serde_json::to_value(&self.memory).expect("what the bench remembers is plain data")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::digest::Failing;
+
+    #[test]
+    fn what_the_bench_remembers_has_a_size() {
+        let failing =
+            |i: usize| Failing { id: format!("{i} {}", "é".repeat(190)), message: "m".repeat(600), location: None };
+        let report =
+            Report { failed: 2_000, failing: (0..2_000).map(failing).collect(), parsed: true, ..Report::default() };
+        let mut memory = Memory::default();
+        for i in 0..20 {
+            memory.keep_report(&format!("check{i}"), &report);
+        }
+        for i in 0..1_000 {
+            memory.keep_path(format!("{i}/{}", "p".repeat(4_000)));
+        }
+        let stored = serde_json::to_string(&memory).expect("plain data").len();
+        assert!(stored < 512 * 1024, "{stored}");
+        // The latest are there, with their counts and as many names as fit.
+        assert_eq!(memory.checks, ["check17", "check18", "check19"]);
+        let kept = &memory.reports["check19"];
+        assert!(kept.failed == 2_000 && kept.failing.len() > 100 && kept.failing[7].id == report.failing[7].id);
+        assert!(memory.read.iter().any(|path| path.starts_with("999/")));
+    }
+}

@@ -44,6 +44,18 @@ fn one_reply_cannot_pass_the_limit_of_calls() {
 }
 
 #[test]
+fn a_planner_reads_no_more_than_its_limit_in_one_reply() {
+    let world = World::shop();
+    let reads: Vec<_> = (0..100).map(|i| ("search", json!({"pattern": format!("venta{i}")}))).collect();
+    world.fake.planner(claude(&reads)).planner(claude(&[("submit_plan", plan("Validar stock"))]));
+    world.devo(&["run", "--pipeline", "dev-task", "--repo", "shop", "--task", "x", "--json", "--no-watch"]).code(3);
+    let asked = world.fake.asked();
+    assert_eq!(asked.len(), 2);
+    let results = asked[1].body["messages"].to_string();
+    assert_eq!(results.matches("refused: the limit for reading is reached").count(), 40, "{results}");
+}
+
+#[test]
 fn the_turn_of_grace_is_for_the_end_only() {
     let command = |text: &str| ("run_shell_command", json!({"command": format!("echo {text} >> commands.txt")}));
     let world = World::shop();
