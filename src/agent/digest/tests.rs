@@ -206,8 +206,8 @@ fn equal_failures_are_equal_and_small() {
 /// What a hostile test may print, in some megabytes: many heads, many sections, one name for all of them, no end of anything.
 #[test]
 fn a_hostile_output_costs_no_more_than_its_size() {
-    let many = |line: &dyn Fn(usize) -> String| -> String { (0..100_000).map(line).collect() };
-    let pytest_end = "=== 100000 failed in 1.00s ===\n";
+    let many = |line: &dyn Fn(usize) -> String| -> String { (0..60_000).map(line).collect() };
+    let pytest_end = "=== 60000 failed in 1.00s ===\n";
     let outputs = [
         format!("FAIL\tx\t1s\n{}", many(&|i| format!("--- FAIL: T{i}\n"))),
         format!("FAIL\tx\t1s\n{}", many(&|i| format!("--- FAIL: T{i}{}\n", "/a".repeat(i % 20)))),
@@ -236,7 +236,7 @@ fn a_hostile_output_costs_no_more_than_its_size() {
         let report = read(&output, 1);
         let start = output.get(..200).unwrap_or_default();
         // Each took minutes where a reader compared all with all; seconds are enough for a slow machine.
-        assert!(begin.elapsed().as_secs() < 40, "{:?} for {start}", begin.elapsed());
+        assert!(begin.elapsed().as_secs() < 20, "{:?} for {start}", begin.elapsed());
         assert!(report.failing.len() <= KEPT, "{start}");
         assert!(!report.failing.is_empty() || !report.parsed, "{start}");
     }
