@@ -53,17 +53,33 @@ pub struct Desk {
     /// The home.
     pub app: Arc<App>,
     engine: Arc<Engine>,
-    lanes: Mutex<Lanes>,
+    lanes: Arc<Mutex<Lanes>>,
     driving: TaskTracker,
     stop: CancellationToken,
+    /// Fires when whoever holds this desk shall leave it.
+    leave: CancellationToken,
 }
 
 impl Desk {
     /// A desk over an engine, whose home's lock the caller holds. When `stop` fires, runs are put down safely.
     pub fn new(app: Arc<App>, engine: Arc<Engine>, stop: CancellationToken) -> Arc<Self> {
         let limits = app.config().limits;
-        let lanes = Mutex::new(Lanes::new(limits.runs, limits.per_repo));
-        Arc::new(Self { app, engine, lanes, driving: TaskTracker::new(), stop })
+        let lanes = Arc::new(Mutex::new(Lanes::new(limits.runs, limits.per_repo)));
+        Arc::new(Self { app, engine, lanes, driving: TaskTracker::new(), leave: stop.clone(), stop })
+    }
+
+    /// The same desk for one channel, which leaves it when the token fires, or the daemon stops.
+    pub fn for_channel(&self) -> (Arc<Self>, CancellationToken) {
+        let leave = self.stop.child_token();
+        let desk = Self {
+            app: self.app.clone(),
+            engine: self.engine.clone(),
+            lanes: self.lanes.clone(),
+            driving: self.driving.clone(),
+            stop: self.stop.clone(),
+            leave: leave.clone(),
+        };
+        (Arc::new(desk), leave)
     }
 
     /// Takes a task in: from the moment this returns no crash loses it, and it is being driven.
@@ -255,7 +271,10 @@ impl Desk {
                     continue;
                 }
                 Err(EngineError::Driven(_)) => Back::Over,
-                Err(error) => Back::Standing(Error::from(error).to_text().trim_end().to_owned()),
+                Err(error) => {
+                    let told = Error::from(error).to_text();
+                    Back::Standing(told.trim_start_matches("error: ").trim_end().to_owned())
+                }
             };
         }
     }
@@ -362,9 +381,9 @@ impl Desk {
         self.engine.subscribe()
     }
 
-    /// Fires when the daemon stops: channels end their open streams then.
+    /// Fires when the daemon stops, or the channel that holds this desk shall end: it ends its open streams then.
     pub fn stopping(&self) -> CancellationToken {
-        self.stop.clone()
+        self.leave.clone()
     }
 }
 
