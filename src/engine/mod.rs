@@ -89,7 +89,7 @@ pub struct PreparedStep {
     pub env: Vec<(String, String)>,
     /// What its commands are given, or why the step cannot have what it names: it then fails before anything of it runs.
     pub grants: Result<Grants, Failure>,
-    /// The steps whose outputs its templates name; `None` where it may look at all that come before it.
+    /// The steps whose outputs it is shown; `None` where it may look at all that come before it.
     pub references: Option<Vec<StepId>>,
 }
 

@@ -116,7 +116,7 @@ async fn no_secrets(cx: &Context, tree: TreeId) -> Result<(), Failure> {
     let places = cx.equipment.masker.mask(&known[..known.len().min(PLACES_MAX)].join(", "));
     let more = if known.len() > PLACES_MAX { format!(" and {} more", known.len() - PLACES_MAX) } else { String::new() };
     let editing =
-        cx.outputs.iter().filter(|(_, produced)| produced.kind == "execute-loop").max_by_key(|(_, p)| p.index);
+        cx.outputs.iter().filter(|(_, produced)| produced.kind == "execute-loop").max_by_key(|(_, p)| p.place);
     let from = editing.map_or_else(|| "STEP".to_owned(), |(id, _)| id.to_string());
     Err(Failure::terminal("secret", format!("nothing is committed: a secret of this engine stands in {places}{more}"))
         .hint(format!("find out how it got there and renew it; `devo retry RUN --from {from}` makes the change anew")))
