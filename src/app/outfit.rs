@@ -180,7 +180,7 @@ impl Shop {
         let kind: SandboxKind = name.parse().map_err(|error| crate::steps::sandbox_failure(&error))?;
         let mut own = self.tools.settings();
         own.read = settings.read.clone();
-        own.hide = vec![self.home.clone()];
+        own.hide = self.out_of_sight();
         if settings.kind == SandboxType::Host && configured == name {
             own.host_allowed = Some("devo.yaml says `sandbox: {type: host}`".to_owned());
         }
@@ -189,6 +189,15 @@ impl Shop {
             own.docker = self.container(settings, repo, run);
         }
         sandboxes::open(kind, &own).map_err(|error| crate::steps::sandbox_failure(&error))
+    }
+
+    /// What no command may see, wherever it lies: the home, and the files of the secrets that devo and git use.
+    fn out_of_sight(&self) -> Vec<PathBuf> {
+        let secrets = self.config.own_credentials().chain(self.config.secrets.iter().map(String::as_str));
+        let mut all = crate::secrets::source::places(secrets, &environment);
+        all.extend(access::key_files(&self.home, &self.config.git, &environment));
+        all.push(self.home.clone());
+        all
     }
 
     /// How containers of a run are made; none if devo.yaml does not say any more what they are.
