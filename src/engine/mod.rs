@@ -15,7 +15,7 @@ mod windup;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -253,9 +253,8 @@ impl Engine {
             }
             driven.insert(run, sender);
         }
-        let result = driver::drive(self, run, requests, until, stop).await;
-        self.driven.lock().expect("no holder of this lock can panic").remove(&run);
-        result
+        let _driving = Driving { engine: self, run };
+        driver::drive(self, run, requests, until, stop).await
     }
 
     /// A run's graph and state, from the journal.
@@ -342,6 +341,19 @@ impl Engine {
     fn publish(&self, run: RunId, event: Event) {
         // Nobody may be listening.
         let _ = self.feed.send(Notice::Event { run, event: Arc::new(event) });
+    }
+}
+
+/// A driver's place among those of an engine, which is free again when this is dropped: also where the driver panics.
+struct Driving<'e> {
+    engine: &'e Engine,
+    run: RunId,
+}
+
+impl Drop for Driving<'_> {
+    fn drop(&mut self) {
+        // A second panic while one goes on would end the process.
+        self.engine.driven.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.run);
     }
 }
 
