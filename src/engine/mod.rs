@@ -311,25 +311,34 @@ impl Engine {
         Ok(Answer::Idle)
     }
 
-    /// Answers what other processes asked through the journal, until `stop` fires.
+    /// Answers everything that other processes asked through the journal so far; `decide` says what becomes of a request.
+    pub async fn answer_posted<F>(&self, decide: impl Fn(RunId, Request) -> F) -> Result<(), JournalError>
+    where
+        F: Future<Output = Result<Verdict, EngineError>>,
+    {
+        for asked in self.journal.posted().await? {
+            let verdict = decide(asked.run, asked.request).await.unwrap_or_else(|error| {
+                Verdict::Refused(Refused { code: "engine".to_owned(), message: error.to_string() })
+            });
+            if let Err(error) = self.journal.judge(asked.id, verdict).await {
+                tracing::warn!(%error, "cannot answer a posted request");
+            }
+        }
+        Ok(())
+    }
+
+    /// The same again and again until `stop` fires, for an engine that has no desk.
     pub async fn serve_posted(self: Arc<Self>, stop: CancellationToken) {
+        let engine = &self;
+        let decide = |run, request| async move {
+            Ok(match engine.submit(run, request).await? {
+                Answer::Driven | Answer::Idle => Verdict::Recorded,
+                Answer::Refused(refused) => Verdict::Refused(refused),
+            })
+        };
         while !stop.is_cancelled() {
-            match self.journal.posted().await {
-                Ok(posted) => {
-                    for asked in posted {
-                        let verdict = match self.submit(asked.run, asked.request).await {
-                            Ok(Answer::Driven | Answer::Idle) => Verdict::Recorded,
-                            Ok(Answer::Refused(refused)) => Verdict::Refused(refused),
-                            Err(error) => {
-                                Verdict::Refused(Refused { code: "engine".to_owned(), message: error.to_string() })
-                            }
-                        };
-                        if let Err(error) = self.journal.judge(asked.id, verdict).await {
-                            tracing::warn!(%error, "cannot answer a posted request");
-                        }
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "cannot look for posted requests"),
+            if let Err(error) = self.answer_posted(decide).await {
+                tracing::warn!(%error, "cannot look for posted requests");
             }
             tokio::select! {
                 () = stop.cancelled() => {}
