@@ -17,7 +17,7 @@ use super::lanes::{Back, Lanes};
 use super::{App, STANDING, TaskRequest};
 use crate::core::event::{Event, Who};
 use crate::core::id::RunId;
-use crate::core::request::{Refused, Request, Signal};
+use crate::core::request::{Request, Signal};
 use crate::engine::{Answer, Caps, Engine, EngineError, Notice, Stopped, Until};
 use crate::error::Error;
 use crate::journal::{Acceptance, Census, JournalError, Notices, RunRow, Verdict, Wanted};
@@ -322,15 +322,7 @@ impl Desk {
             }
             self.app.journal.keep(ASKED, vec![(run, None)]).await?;
         }
-        for asked in self.app.journal.posted().await? {
-            let verdict = self.decide(asked.run, asked.request).await.unwrap_or_else(|error| {
-                Verdict::Refused(Refused { code: "engine".to_owned(), message: error.to_string() })
-            });
-            if let Err(error) = self.app.journal.judge(asked.id, verdict).await {
-                tracing::warn!(%error, "cannot answer a posted request");
-            }
-        }
-        Ok(())
+        self.engine.answer_posted(|run, request| self.decide(run, request)).await
     }
 
     /// Waits until every run has been put down; call it after the stop.
