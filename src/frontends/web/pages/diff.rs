@@ -9,9 +9,10 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
 use super::show::{DiffLine, patch_lines};
-use super::{Frame, Page, page, problem_page, word};
+use super::{Frame, Page, page, problem_page};
 use crate::config::UserRole;
 use crate::core::request::Signal;
+use crate::frontends::doc::word;
 use crate::frontends::web::Site;
 use crate::frontends::web::api::runs::resolve;
 use crate::frontends::web::guard::{SignedForm, Visitor};

@@ -17,7 +17,6 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use rust_embed::Embed;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::Site;
 use super::guard::{Visitor, cookie};
@@ -197,9 +196,4 @@ async fn asset(Path(name): Path<String>) -> Response {
         }
         None => StatusCode::NOT_FOUND.into_response(),
     }
-}
-
-/// A text of a document; empty where there is none.
-fn word<'a>(doc: &'a Value, pointer: &str) -> &'a str {
-    doc.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
