@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use clap::Args as _;
 use serde_json::{Value, json};
 
-use super::{Cx, Entry, Group, parsed, show, shown};
+use super::{Cx, Entry, Group, parsed, show};
 use crate::app::App;
 use crate::error::{Error, Exit};
-use crate::frontends::doc::{plan_of, word};
+use crate::frontends::doc::word;
 use crate::journal::RunRow;
 
 /// Runs that the table shows unless told otherwise.
@@ -49,10 +49,6 @@ async fn one(cx: &Cx, app: &App, text: &str) -> Result<Exit, Error> {
     let doc = app.document(run).await?;
     if cx.json {
         cx.out.line(&doc.to_string());
-        // The text names a plan and does not show it.
-        if let Some(plan) = plan_of(&doc) {
-            shown::remember(&app.run_dir(run), &plan);
-        }
     } else {
         let open = !matches!(word(&doc, "/status"), "QUEUED" | "COMPLETED" | "FAILED" | "ABORTED");
         let idle = open.then(|| app.undriven(run)).flatten();
