@@ -626,6 +626,56 @@ async fn people_sign_in_and_out_and_links_work_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_ends_with_the_credentials_that_opened_it() {
+    let place = Place::new().await;
+    let (app, home) = (&place.site.app, place.site.app.home.clone());
+    let (owner, sam) = (place.browser("owner").await, place.browser("sam").await);
+    let stands = async |browser: &Browser<'_>| browser.page("/").await.status == StatusCode::OK;
+    // What says nothing of them changes nothing for them.
+    let config = std::fs::read_to_string(home.join("devo.yaml")).unwrap();
+    let without_vera = config.replace(&secret::token_hash(VIEWER), &secret::token_hash("another-token-0123456789"));
+    std::fs::write(home.join("devo.yaml"), &without_vera).unwrap();
+    app.reload().unwrap();
+    assert!(stands(&owner).await && stands(&sam).await);
+
+    let password = app.config().users["sam"].password.clone().unwrap();
+    let other = without_vera.replace(&password, &secret::password_hash("another password").unwrap());
+    std::fs::write(home.join("devo.yaml"), &other).unwrap();
+    app.reload().unwrap();
+    assert!(stands(&owner).await && !stands(&sam).await, "the password is another one");
+
+    std::fs::write(home.join(TOKEN_FILE), "a-token-that-is-another-one\n").unwrap();
+    app.reload().unwrap();
+    assert!(!stands(&owner).await, "the owner's token is another one");
+    assert_eq!(place.get(&place.token, "/api/v1/runs").await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(place.get("a-token-that-is-another-one", "/api/v1/runs").await.status, StatusCode::OK);
+    place.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_leads_to_an_address_that_a_browser_can_open() {
+    let place = Place::new().await;
+    let (app, home) = (&place.site.app, place.site.app.home.clone());
+    let config = std::fs::read_to_string(home.join("devo.yaml")).unwrap();
+    let listening = |web: &str| {
+        std::fs::write(home.join("devo.yaml"), config.replace("hosts: [devo.example.org]", web)).unwrap();
+        app.reload().unwrap();
+    };
+    for web in ["listen: '0.0.0.0:7333'", "listen: '[::]:7333'"] {
+        listening(&format!("{web}, hosts: [devo.example.org]"));
+        let error = super::access::make_link(app, "sam").await.unwrap_err();
+        assert!(error.code == "no_url" && error.message.contains("web.url"), "{error:?}");
+    }
+    listening("listen: '0.0.0.0:0', hosts: [devo.example.org]");
+    super::access::listening(app, "0.0.0.0:4711".parse().unwrap()).await.unwrap();
+    assert_eq!(super::access::make_link(app, "sam").await.unwrap_err().code, "no_url");
+    listening("listen: '0.0.0.0:0', url: 'https://devo.example.org/'");
+    let link = super::access::make_link(app, "sam").await.unwrap();
+    assert!(link.starts_with("https://devo.example.org/login?link="), "{link}");
+    place.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_page_is_made_small_and_with_everything_escaped() {
     let place = Place::new().await;
     let id = place.planned().await;
