@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn a_run_is_called_by_the_first_name_that_says_something() {
         let doc = json!({"plan": {"title": " \n"}, "task": "Mend it\nsoon", "pipeline": "dev-task"});
-        assert_eq!(title(&doc), "Mend it soon");
+        assert_eq!(title(&doc), "Mend it");
         assert_eq!(title(&json!({"plan": {"title": "A plan"}, "task": "t"})), "A plan");
         assert_eq!(title(&json!({"plan": null, "task": "", "pipeline": "dev-task"})), "dev-task");
         assert_eq!(title(&json!({"task": 3})), "");

@@ -67,9 +67,7 @@ fn what_is_typed_while_the_planner_works_approves_nothing() {
     let gate = Arc::new(Mutex::new(()));
     let held = gate.lock().unwrap();
     world.fake.planner(claude(&[("submit_plan", plan("Primer plan"))]));
-    world
-        .fake
-        .planner(Answer::Held(gate.clone(), Box::new(claude(&[("submit_plan", plan("Segundo plan"))]))));
+    world.fake.planner(Answer::Held(gate.clone(), Box::new(claude(&[("submit_plan", plan("Segundo plan"))]))));
     let devo = world.command(&TASK[..TASK.len() - 1]);
     let words: Vec<_> =
         std::iter::once(devo.get_program()).chain(devo.get_args()).map(|word| word.to_str().unwrap()).collect();

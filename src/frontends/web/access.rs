@@ -251,7 +251,9 @@ pub async fn base_url(app: &App) -> Result<String, Error> {
     if address.ip().is_unspecified() {
         return Err(Error::refused(
             "no_url",
-            format!("web.listen is {address}, which no browser can open; web.url has to say how people reach the pages"),
+            format!(
+                "web.listen is {address}, which no browser can open; web.url has to say how people reach the pages"
+            ),
         )
         .hint("web: {url: https://devo.example.org}    # in devo.yaml"));
     }
