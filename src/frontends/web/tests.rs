@@ -18,6 +18,7 @@ use crate::core::id::{RunId, StepId};
 use crate::core::plan::{Estimate, Plan, PlanRecord};
 use crate::core::state::RunState;
 use crate::engine::{Stopped, Until};
+use crate::frontends::words::Lang;
 use crate::journal::Summary;
 
 /// A daemon's web channel over a home of its own.
@@ -672,6 +673,37 @@ async fn a_link_leads_to_an_address_that_a_browser_can_open() {
     listening("listen: '0.0.0.0:0', url: 'https://devo.example.org/'");
     let link = super::access::make_link(app, "sam").await.unwrap();
     assert!(link.starts_with("https://devo.example.org/login?link="), "{link}");
+    place.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_check_of_the_doctor_has_a_title_in_the_readers_language() {
+    let place = Place::new().await;
+    let checks = place.site.app.checks().await;
+    assert!(checks.len() > 8, "{}", checks.len());
+    for lang in [Lang::En, Lang::Es] {
+        let page = place.browser("owner").await.page(&format!("/doctor?lang={}", lang.tag())).await.body;
+        for check in &checks {
+            let title = lang.check_title(&check.id);
+            assert!(title != check.id && page.contains(&format!("<b>{title}</b>")), "{}: {title}", check.id);
+        }
+    }
+    place.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comment_has_as_many_letters_as_it_is_said_to_have() {
+    let place = Place::new().await;
+    let id = place.planned().await;
+    let browser = place.browser("owner").await;
+    let comment = format!("/runs/{id}/comment");
+    let enter = "%0D%0A";
+    let fits = format!("path=a.rs&text={}{enter}{}", "%C3%B1".repeat(2_000), "%C3%B1".repeat(1_999));
+    let sent = browser.form(&comment, &fits).await;
+    assert_eq!(sent.status, StatusCode::SEE_OTHER, "{}", sent.body);
+    let id = place.planned().await;
+    let refused = browser.form(&format!("/runs/{id}/comment"), &format!("text={}", "a".repeat(4_001))).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
     place.stop.cancel();
 }
 

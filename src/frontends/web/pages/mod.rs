@@ -54,7 +54,8 @@ impl Sheets {
                 all.extend_from_slice(&file.data);
             }
         }
-        let pages = Pages::new(templates).map_err(|error| Error::bug(format!("a page's template: {error}")))?;
+        let mut pages = Pages::new(templates).map_err(|error| Error::bug(format!("a page's template: {error}")))?;
+        pages.add_filter("check_title", |id, tag| Lang::of_tag(tag).unwrap_or_default().check_title(id));
         let version = sha256(&all)["sha256:".len()..][..12].to_owned();
         Ok(Self { pages, version })
     }
