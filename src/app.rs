@@ -38,7 +38,7 @@ use crate::core::id::RunId;
 use crate::core::report;
 use crate::engine::{Clock, Engine, EngineError, HomeLock};
 use crate::error::Error;
-use crate::frontends::inbox::{Aside, Inbox, Queued, read_task};
+use crate::frontends::inbox::{Aside, Inbox, Queued};
 use crate::journal::{Durability, Journal, SqliteJournal};
 use crate::secrets::Masker;
 use crate::yaml;
@@ -384,7 +384,7 @@ impl App {
 
     /// The document of a submitted task.
     pub fn queued_document(&self, queued: &Queued) -> Value {
-        let outline = read_task(&queued.path).map(|text| task_outline(&text)).unwrap_or_default();
+        let outline = queued.read().map(|text| task_outline(&text)).unwrap_or_default();
         let (id, short, at) = (queued.id.to_string(), queued.id.short(), queued.at().to_string());
         report::queued(&id, &short, &outline.pipeline, outline.repo.as_deref(), &outline.task, &at)
     }

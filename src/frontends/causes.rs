@@ -1,20 +1,7 @@
 //! What kind of failure it is, in one sentence of a reader's language. The engine's own words are English, and have the
 //! details: an English reader needs no more, another one reads this first.
 
-use serde_json::Value;
-
 use super::words::Lang;
-
-/// The step that a run failed by, of its document; `None` where it failed by something else, or did not.
-pub fn failed_step(doc: &Value) -> Option<&Value> {
-    let id = doc["error"]["step"].as_str()?;
-    doc["steps"].as_array()?.iter().find(|step| step["id"] == id)
-}
-
-/// Why a run failed: its step's error, or its own.
-pub fn error_of(doc: &Value) -> &Value {
-    failed_step(doc).map(|step| &step["error"]).filter(|error| error.is_object()).unwrap_or(&doc["error"])
-}
 
 /// The sentence for a failure's code, or for a question's kind; empty where there is none to add.
 pub fn cause(lang: Lang, code: &str) -> &'static str {

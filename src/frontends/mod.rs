@@ -4,6 +4,7 @@
 
 pub mod causes;
 pub mod cli;
+pub mod doc;
 pub mod drawing;
 pub mod envelope;
 pub mod figures;

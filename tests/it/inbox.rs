@@ -4,7 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -22,6 +24,42 @@ fn names(folder: &Path) -> Vec<String> {
         std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
+}
+
+#[test]
+fn what_lies_among_the_claimed_is_neither_followed_nor_waited_for() {
+    let world = quick();
+    let claimed = inbox(&world).join("claimed");
+    std::fs::create_dir_all(&claimed).unwrap();
+    let secret = world.write("elsewhere.yaml", "pipeline: from-elsewhere\ntask: not to be read\n");
+    let (link, pipe) = ("0193b2c0-7e1f-7abc-8def-000000000001", "0193b2c0-7e1f-7abc-8def-000000000002");
+    symlink(secret, claimed.join(format!("{link}.yaml"))).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, claimed.join(format!("{pipe}.yaml")), 0o600.into()).unwrap();
+    // A pipe would make it wait for ever.
+    let ends = |args: &[&str]| {
+        let mut child = world.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let end = Instant::now() + Duration::from_secs(20);
+        while child.try_wait().unwrap().is_none() {
+            if Instant::now() > end {
+                child.kill().unwrap();
+                panic!("{args:?} hangs");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        crate::world::ran(child.wait_with_output().unwrap())
+    };
+    let listed = ends(&["status", "--json"]).code(0);
+    assert!(listed.stdout.contains(link) && listed.stdout.contains(pipe), "{}", listed.stdout);
+    assert!(
+        !listed.stdout.contains("from-elsewhere") && !listed.stdout.contains("not to be read"),
+        "{}",
+        listed.stdout
+    );
+    for run in [link, pipe] {
+        let refused = ends(&["resume", run]).code(2);
+        assert!(!refused.stderr.contains("from-elsewhere"), "{}", refused.stderr);
+        assert!(inbox(&world).join(format!("rejected/{run}.yaml.error.txt")).exists(), "{}", refused.stderr);
+    }
 }
 
 #[test]

@@ -292,6 +292,26 @@ fn a_kill_between_sending_and_its_record_repeats_a_question_once_and_says_so() {
 }
 
 #[test]
+fn what_does_not_ring_says_as_well_that_it_is_repeated() {
+    let mut bot = Bot::asleep(", verbosity: quiet");
+    bot.start();
+    bot.telegram.say(ANA, ANA, "/help");
+    bot.telegram.wait_text(ANA, "/abort");
+    bot.telegram.fail("sendMessage", Wrong::Swallowed);
+    let text = format!("pipeline: {{steps: {{a: {{type: notify, to: ['telegram:{ANA}'], text: Para Ana}}}}}}\n");
+    let task = bot.world.write("say.yaml", &text);
+    bot.world.devo(&["run", task.to_str().unwrap(), "--no-watch"]).code(0);
+    bot.telegram.wait(ANA, |shown| shown.text.contains("Para Ana"));
+    bot.kill();
+    bot.start();
+    let repeated = bot.telegram.wait(ANA, |shown| shown.text.contains("Para Ana") && shown.text.contains("repeated"));
+    assert!(repeated.silent, "{repeated:?}");
+    let all = bot.telegram.chat(ANA).into_iter().filter(|shown| shown.text.contains("Para Ana")).count();
+    assert_eq!(all, 2, "{:#?}", bot.telegram.chat(ANA));
+    bot.is_clean();
+}
+
+#[test]
 fn a_task_whose_update_comes_again_is_one_run() {
     let mut bot = Bot::asleep(", verbosity: quiet");
     let telegram = bot.telegram.clone();

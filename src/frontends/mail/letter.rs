@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::words::words;
-use crate::core::plan::PlanRecord;
 use crate::core::rings::Ring;
-use crate::frontends::causes::{cause, error_of, failed_step};
+use crate::frontends::causes::cause;
+use crate::frontends::doc::{error_of, failed_step, number, plan_of, title, word};
 use crate::frontends::figures::dollars;
 use crate::frontends::plain::{clean, clip, line};
 use crate::frontends::ringer::Telling;
@@ -120,23 +120,9 @@ impl Text {
     }
 }
 
-fn word<'d>(doc: &'d Value, pointer: &str) -> &'d str {
-    doc.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
-}
-
-fn number(doc: &Value, pointer: &str) -> u64 {
-    doc.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
-}
-
-/// What a run is called: its plan's title, or the first line of its task.
-fn title(doc: &Value) -> String {
-    let names = [word(doc, "/plan/title"), word(doc, "/task"), word(doc, "/pipeline")];
-    names.iter().map(|name| line(name, 200)).find(|name| !name.is_empty()).unwrap_or_default()
-}
-
 fn plan(text: &mut Text, doc: &Value, lang: Lang) {
     let (texts, shared) = (words(lang), lang.words());
-    let Ok(plan) = serde_json::from_value::<PlanRecord>(doc["plan"].clone()) else { return };
+    let Some(plan) = plan_of(doc) else { return };
     let (n, files) = (plan.revision.to_string(), plan.files.len().to_string());
     let (usd, minutes) = (dollars(plan.estimate.usd), plan.estimate.minutes.to_string());
     let values = [("n", n.as_str()), ("files", &files), ("usd", &usd), ("minutes", &minutes)];

@@ -18,6 +18,7 @@ use crate::core::id::{RunId, StepId};
 use crate::core::plan::{Estimate, Plan, PlanRecord};
 use crate::core::state::RunState;
 use crate::engine::{Stopped, Until};
+use crate::frontends::words::Lang;
 use crate::journal::Summary;
 
 /// A daemon's web channel over a home of its own.
@@ -690,6 +691,87 @@ async fn people_sign_in_and_out_and_links_work_once() {
     // What is stored is no secret.
     let stored = place.site.app.journal.kept_with("web", "").await.unwrap();
     assert!(!format!("{stored:?}").contains(secret) && !stored.is_empty());
+    place.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_ends_with_the_credentials_that_opened_it() {
+    let place = Place::new().await;
+    let (app, home) = (&place.site.app, place.site.app.home.clone());
+    let (owner, sam) = (place.browser("owner").await, place.browser("sam").await);
+    let stands = async |browser: &Browser<'_>| browser.page("/").await.status == StatusCode::OK;
+    // What says nothing of them changes nothing for them.
+    let config = std::fs::read_to_string(home.join("devo.yaml")).unwrap();
+    let without_vera = config.replace(&secret::token_hash(VIEWER), &secret::token_hash("another-token-0123456789"));
+    std::fs::write(home.join("devo.yaml"), &without_vera).unwrap();
+    app.reload().unwrap();
+    assert!(stands(&owner).await && stands(&sam).await);
+
+    let password = app.config().users["sam"].password.clone().unwrap();
+    let other = without_vera.replace(&password, &secret::password_hash("another password").unwrap());
+    std::fs::write(home.join("devo.yaml"), &other).unwrap();
+    app.reload().unwrap();
+    assert!(stands(&owner).await && !stands(&sam).await, "the password is another one");
+
+    std::fs::write(home.join(TOKEN_FILE), "a-token-that-is-another-one\n").unwrap();
+    app.reload().unwrap();
+    assert!(!stands(&owner).await, "the owner's token is another one");
+    assert_eq!(place.get(&place.token, "/api/v1/runs").await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(place.get("a-token-that-is-another-one", "/api/v1/runs").await.status, StatusCode::OK);
+    place.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_leads_to_an_address_that_a_browser_can_open() {
+    let place = Place::new().await;
+    let (app, home) = (&place.site.app, place.site.app.home.clone());
+    let config = std::fs::read_to_string(home.join("devo.yaml")).unwrap();
+    let listening = |web: &str| {
+        std::fs::write(home.join("devo.yaml"), config.replace("hosts: [devo.example.org]", web)).unwrap();
+        app.reload().unwrap();
+    };
+    for web in ["listen: '0.0.0.0:7333'", "listen: '[::]:7333'"] {
+        listening(&format!("{web}, hosts: [devo.example.org]"));
+        let error = super::access::make_link(app, "sam").await.unwrap_err();
+        assert!(error.code == "no_url" && error.message.contains("web.url"), "{error:?}");
+    }
+    listening("listen: '0.0.0.0:0', hosts: [devo.example.org]");
+    super::access::listening(app, "0.0.0.0:4711".parse().unwrap()).await.unwrap();
+    assert_eq!(super::access::make_link(app, "sam").await.unwrap_err().code, "no_url");
+    listening("listen: '0.0.0.0:0', url: 'https://devo.example.org/'");
+    let link = super::access::make_link(app, "sam").await.unwrap();
+    assert!(link.starts_with("https://devo.example.org/login?link="), "{link}");
+    place.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_check_of_the_doctor_has_a_title_in_the_readers_language() {
+    let place = Place::new().await;
+    let checks = place.site.app.checks().await;
+    assert!(checks.len() > 8, "{}", checks.len());
+    for lang in [Lang::En, Lang::Es] {
+        let page = place.browser("owner").await.page(&format!("/doctor?lang={}", lang.tag())).await.body;
+        for check in &checks {
+            let title = lang.check_title(&check.id);
+            assert!(title != check.id && page.contains(&format!("<b>{title}</b>")), "{}: {title}", check.id);
+        }
+    }
+    place.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comment_has_as_many_letters_as_it_is_said_to_have() {
+    let place = Place::new().await;
+    let id = place.planned().await;
+    let browser = place.browser("owner").await;
+    let comment = format!("/runs/{id}/comment");
+    let enter = "%0D%0A";
+    let fits = format!("path=a.rs&text={}{enter}{}", "%C3%B1".repeat(2_000), "%C3%B1".repeat(1_999));
+    let sent = browser.form(&comment, &fits).await;
+    assert_eq!(sent.status, StatusCode::SEE_OTHER, "{}", sent.body);
+    let id = place.planned().await;
+    let refused = browser.form(&format!("/runs/{id}/comment"), &format!("text={}", "a".repeat(4_001))).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
     place.stop.cancel();
 }
 

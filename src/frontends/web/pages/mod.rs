@@ -17,7 +17,6 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use rust_embed::Embed;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::Site;
 use super::guard::{Visitor, cookie};
@@ -56,7 +55,8 @@ impl Sheets {
                 all.extend_from_slice(&file.data);
             }
         }
-        let pages = Pages::new(templates).map_err(|error| Error::bug(format!("a page's template: {error}")))?;
+        let mut pages = Pages::new(templates).map_err(|error| Error::bug(format!("a page's template: {error}")))?;
+        pages.add_filter("check_title", |id, tag| Lang::of_tag(tag).unwrap_or_default().check_title(id));
         let version = sha256(&all)["sha256:".len()..][..12].to_owned();
         Ok(Self { pages, version })
     }
@@ -199,9 +199,4 @@ async fn asset(Path(name): Path<String>) -> Response {
         }
         None => StatusCode::NOT_FOUND.into_response(),
     }
-}
-
-/// A text of a document; empty where there is none.
-fn word<'a>(doc: &'a Value, pointer: &str) -> &'a str {
-    doc.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
