@@ -73,9 +73,11 @@ async fn where_the_disk_is_full_a_group_is_refused_as_a_whole_and_says_why() {
     };
     let now = pages(1).await.unwrap();
     let full = pages(now + 4).await.unwrap();
+    // What comes while one is written waits together: the four below are one group, and the second of them is too large.
     let (go, waiting) = std::sync::mpsc::channel::<()>();
-    // What comes while one is written waits together: these four are one group, and the second of them is too large.
+    let (begun, began) = oneshot::channel();
     let held = journal.write(move |_| {
+        let _ = begun.send(());
         let _ = waiting.recv();
         Ok(())
     });
@@ -87,15 +89,19 @@ async fn where_the_disk_is_full_a_group_is_refused_as_a_whole_and_says_why() {
         ..suite::event(2)
     };
     let small = || vec![suite::event(2)];
-    let (_, one, two, three, new, ()) = tokio::join!(
-        biased;
-        held,
-        journal.append(a, small(), suite::summary("EXECUTING")),
-        journal.append(b, vec![large.clone()], suite::summary("EXECUTING")),
-        journal.append(c, small(), suite::summary("EXECUTING")),
-        journal.accept(suite::first(d, None), suite::summary("QUEUED")),
-        async { go.send(()).unwrap() },
-    );
+    let together = async {
+        began.await.unwrap();
+        tokio::join!(
+            biased;
+            journal.append(a, small(), suite::summary("EXECUTING")),
+            journal.append(b, vec![large.clone()], suite::summary("EXECUTING")),
+            journal.append(c, small(), suite::summary("EXECUTING")),
+            journal.accept(suite::first(d, None), suite::summary("QUEUED")),
+            async { go.send(()).unwrap() },
+        )
+    };
+    let (held, (one, two, three, new, ())) = tokio::join!(held, together);
+    held.unwrap();
     for answer in [one, two, three, new.map(|_| ())] {
         let Err(JournalError::Full { why, .. }) = &answer else { panic!("{answer:?}") };
         assert!(why.contains("full"), "{why}");
