@@ -120,6 +120,8 @@ pub struct TaskRequest {
     pub id: Option<RunId>,
     /// A cassette for its model calls.
     pub cassette: Option<CassetteUse>,
+    /// A key of the channel's own, beginning with one of [`tasks::OWN_KEYS`]; it comes before the task's.
+    pub key: Option<String>,
     /// Who asks.
     pub who: Who,
 }
@@ -364,6 +366,20 @@ impl App {
     pub async fn standing(&self, run: RunId) -> Result<Option<String>, Error> {
         let kept = self.journal.kept(STANDING, &run.to_string()).await?;
         Ok(kept.and_then(|why| why.as_str().map(str::to_owned)))
+    }
+
+    /// Submitted tasks that have no run yet. A claimed file of an accepted run is only waiting to be put away.
+    ///
+    /// # Errors
+    /// The journal's.
+    pub async fn queued(&self) -> Result<Vec<Queued>, Error> {
+        let mut queued = Vec::new();
+        for task in self.inbox.queued() {
+            if self.journal.row(task.id).await?.is_none() {
+                queued.push(task);
+            }
+        }
+        Ok(queued)
     }
 
     /// The document of a submitted task.

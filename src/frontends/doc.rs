@@ -40,6 +40,17 @@ pub fn title(doc: &Value) -> String {
     names.into_iter().find(|name| !name.is_empty()).unwrap_or_default()
 }
 
+/// The step that a run failed by, of its document; `None` where it failed by something else, or did not.
+pub fn failed_step(doc: &Value) -> Option<&Value> {
+    let id = doc["error"]["step"].as_str()?;
+    doc["steps"].as_array()?.iter().find(|step| step["id"] == id)
+}
+
+/// Why a run failed: its step's error, or its own.
+pub fn error_of(doc: &Value) -> &Value {
+    failed_step(doc).map(|step| &step["error"]).filter(|error| error.is_object()).unwrap_or(&doc["error"])
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

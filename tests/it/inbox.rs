@@ -74,6 +74,12 @@ fn whatever_is_dropped_is_answered_or_left_alone() {
     drop("mistakes.yaml", b"pipeline: {steps: {a: {type: shel}}}\ntsk: x\n");
     drop("latin1.yaml", b"task: \xe9\n");
     drop("huge.yaml", &vec![b'#'; 3 * 1024 * 1024]);
+    // Small enough for the folder, and too large for an event: what comes behind it is answered all the same.
+    let wordy = format!(
+        "task: {}\npipeline: {{inputs: {{task: {{type: string}}}}, steps: {{a: {{type: shell, run: 'true'}}}}}}\n",
+        "x".repeat(600_000)
+    );
+    drop("a-wordy.yaml", wordy.as_bytes());
     drop("path.yaml", b"pipeline: /etc/passwd\n");
     drop("target.yaml", b"notify: [smtp:a@b]\npipeline: {steps: {a: {type: shell, run: 'true'}}}\n");
     symlink("/etc/passwd", inbox.join("link.yaml")).unwrap();
@@ -82,9 +88,18 @@ fn whatever_is_dropped_is_answered_or_left_alone() {
     for left in [".hidden.yaml", "backup.yaml~", "half.yaml.tmp", "notes.txt"] {
         drop(left, b"pipeline: nope\n");
     }
-    until(|| (names(&inbox.join("done")).len() + names(&inbox.join("rejected")).len() / 2 >= 9).then_some(()));
+    until(|| (names(&inbox.join("done")).len() + names(&inbox.join("rejected")).len() / 2 >= 10).then_some(()));
     assert_eq!(names(&inbox.join("done")), ["early.yaml", "good.yml"]);
-    let rejected = ["huge.yaml", "latin1.yaml", "link.yaml", "mistakes.yaml", "path.yaml", "pipe.yaml", "target.yaml"];
+    let rejected = [
+        "a-wordy.yaml",
+        "huge.yaml",
+        "latin1.yaml",
+        "link.yaml",
+        "mistakes.yaml",
+        "path.yaml",
+        "pipe.yaml",
+        "target.yaml",
+    ];
     let with_reasons: Vec<String> =
         rejected.iter().flat_map(|name| [(*name).to_owned(), format!("{name}.error.txt")]).collect();
     assert_eq!(names(&inbox.join("rejected")), with_reasons);
@@ -93,6 +108,7 @@ fn whatever_is_dropped_is_answered_or_left_alone() {
     for wanted in ["mistakes.yaml:1:30", "did you mean `shell`?", "mistakes.yaml:2:1", "did you mean `task`?"] {
         assert!(mistakes.contains(wanted), "{wanted:?} is missing in {mistakes}");
     }
+    assert!(reason("a-wordy.yaml").contains("too large") && reason("a-wordy.yaml").contains("make it smaller"));
     assert!(reason("huge.yaml").contains("larger than"));
     assert!(reason("latin1.yaml").contains("UTF-8"));
     assert!(!reason("path.yaml").contains("root:"), "no line of a file that was named is shown");
@@ -185,7 +201,7 @@ fn what_was_claimed_before_a_crash_is_taken_up_once() {
 type Told = Arc<Mutex<Vec<(Value, String)>>>;
 
 /// A receiver that keeps the bodies and the signatures; the first of each event is answered only when the gate opens.
-fn receiver(gate: Arc<Mutex<()>>) -> (String, Told) {
+fn receiver(gate: Arc<Mutex<()>>, stumbles: &'static str) -> (String, Told) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/told", listener.local_addr().unwrap());
     let told = Told::default();
@@ -209,7 +225,12 @@ fn receiver(gate: Arc<Mutex<()>>) -> (String, Told) {
                     }
                 };
                 let signature = head.lines().find_map(|line| line.strip_prefix("x-devo-signature-256: ")).unwrap();
-                shared.lock().unwrap().push((serde_json::from_str(&body).unwrap(), signature.to_owned()));
+                let told: Value = serde_json::from_str(&body).unwrap();
+                if told["run"]["task"] == stumbles {
+                    let _ = stream.write_all(b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                    return;
+                }
+                shared.lock().unwrap().push((told, signature.to_owned()));
                 drop(gate.lock().unwrap());
                 let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n");
             });
@@ -222,7 +243,7 @@ fn receiver(gate: Arc<Mutex<()>>) -> (String, Told) {
 fn a_webhook_is_told_once_and_after_a_kill_at_most_once_more() {
     let world = quick();
     let gate = Arc::new(Mutex::new(()));
-    let (url, told) = receiver(gate.clone());
+    let (url, told) = receiver(gate.clone(), "stumble");
     configure(&world, &format!("notify: {{webhook: {{url: '{url}', secret: HOOK}}}}"));
     let refused = world.devo(&["serve"]).code(2);
     assert!(refused.stderr.contains("HOOK"), "{}", refused.stderr);
@@ -230,6 +251,9 @@ fn a_webhook_is_told_once_and_after_a_kill_at_most_once_more() {
     let daemon = start();
     let good = world.write("good.yaml", GOOD);
     let bad = world.write("bad.yaml", "pipeline: {steps: {a: {type: shell, run: exit 1}}}\n");
+    // It stumbles over one, always: the others are told all the same.
+    let odd = world.write("odd.yaml", &format!("task: stumble\n{GOOD}"));
+    world.devo(&["run", odd.to_str().unwrap()]).code(0);
     let count = |wanted: usize| until(|| (told.lock().unwrap().len() >= wanted).then_some(()));
     world.devo(&["run", good.to_str().unwrap()]).code(0);
     count(1);

@@ -89,7 +89,7 @@ async fn start_submitted(cx: &Cx, app: &App, owned: Owned, run: RunId, watch: bo
             let source = TaskSource::File { name, text };
             let aside = Aside::of(app, run).await?.unwrap_or_default();
             let who = aside.who.unwrap_or_else(who);
-            app.new_run(TaskRequest { source, id: Some(run), cassette: aside.cassette, who }).await
+            app.new_run(TaskRequest { source, id: Some(run), cassette: aside.cassette, key: None, who }).await
         }
         Err(error) => Err(error),
     };

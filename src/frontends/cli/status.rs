@@ -68,12 +68,7 @@ async fn all(cx: &Cx, app: &App, limit: usize) -> Result<Exit, Error> {
     let cut = over.len() > room;
     over.truncate(room);
     let mut rows: Vec<Value> = runs.iter().map(row).collect();
-    for task in app.inbox.queued() {
-        // A claimed file of an accepted run is only waiting to be put away.
-        if !open.contains(&task.id) && app.journal.row(task.id).await?.is_none() {
-            rows.push(brief(&app.queued_document(&task)));
-        }
-    }
+    rows.extend(app.queued().await?.iter().map(|task| brief(&app.queued_document(task))));
     rows.extend(over.iter().map(row));
     if cx.json {
         cx.out.line(&Value::Array(rows).to_string());

@@ -181,7 +181,7 @@ async fn answer_one(desk: &Arc<Desk>, inbox: &Inbox, claimed: Claimed, left: boo
             let source = TaskSource::File { name: file.clone(), text };
             let (who, cassette) = aside.clone().map_or((None, None), |aside| (aside.who, aside.cassette));
             let who = who.unwrap_or_else(|| owner(&claimed));
-            desk.submit(TaskRequest { source, id: Some(claimed.id), cassette, who }).await
+            desk.submit(TaskRequest { source, id: Some(claimed.id), cassette, key: None, who }).await
         }
         Err(error) => Err(error),
     };

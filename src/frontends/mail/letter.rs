@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::words::words;
 use crate::core::rings::Ring;
 use crate::frontends::causes::cause;
-use crate::frontends::doc::{number, plan_of, title, word};
+use crate::frontends::doc::{error_of, failed_step, number, plan_of, title, word};
 use crate::frontends::figures::dollars;
 use crate::frontends::plain::{clean, clip, line};
 use crate::frontends::ringer::Telling;
@@ -148,9 +148,8 @@ fn plan(text: &mut Text, doc: &Value, lang: Lang) {
 
 fn failure(text: &mut Text, doc: &Value, lang: Lang) {
     let texts = words(lang);
-    let step = doc["steps"].as_array().into_iter().flatten().find(|step| step["state"] == "failed");
-    let error = step.map(|step| &step["error"]).filter(|error| error.is_object()).unwrap_or(&doc["error"]);
-    if let Some(step) = step {
+    let error = error_of(doc);
+    if let Some(step) = failed_step(doc) {
         text.0.push_str(&fill(texts.step_failed, &[("step", &line(word(step, "/id"), 80))]));
         text.0.push('\n');
     }
@@ -258,7 +257,7 @@ mod tests {
 
     #[test]
     fn without_pages_the_commands_are_named_and_long_texts_are_cut() {
-        let doc = json!({"task": "t", "steps": [{"id": "test", "state": "failed", "error": {"message": "m ".repeat(9000), "hint": "mend it"}}]});
+        let doc = json!({"task": "t", "error": {"step": "test"}, "steps": [{"id": "lint", "state": "failed", "error": {"message": "handled"}}, {"id": "test", "state": "failed", "error": {"message": "m ".repeat(9000), "hint": "mend it"}}]});
         let run: RunId = "0193b2c0-7e1f-7abc-8def-000000000001".parse().unwrap();
         let event = Event { seq: 7, at: Timestamp(0), body: EventBody::Resumed {} };
         let telling = Telling {

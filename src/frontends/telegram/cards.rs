@@ -7,7 +7,7 @@ use super::html::{Html, clean, clip, line, units};
 use super::words::words;
 use crate::core::plan::{FileAction, PlanRecord};
 use crate::frontends::causes::cause;
-use crate::frontends::doc::time;
+use crate::frontends::doc::{error_of, failed_step, time};
 pub use crate::frontends::doc::{number, plan_of, title, waits_for, word};
 use crate::frontends::figures::{dollars, duration};
 use crate::frontends::words::{Lang, fill};
@@ -300,11 +300,9 @@ fn findings(mut text: Html, doc: &Value, lang: Lang) -> Html {
 fn failed(doc: &Value, lang: Lang) -> Html {
     let texts = words(lang);
     let mut text = facts(Html::of("❌ ").bold(&title(doc)).nl(), doc, &[took(doc), cost(doc)]);
-    let steps = doc["steps"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let step = steps.iter().find(|step| step["state"] == "failed");
-    let error = step.map(|step| &step["error"]).filter(|error| error.is_object()).unwrap_or(&doc["error"]);
+    let error = error_of(doc);
     text = text.nl();
-    if let Some(step) = step {
+    if let Some(step) = failed_step(doc) {
         let said = fill(texts.step_failed, &[("step", word(step, "/id"))]);
         text = text.nl().bold(&said);
     }

@@ -59,11 +59,16 @@ const PASSWORD: &str = "correct horse battery";
 
 impl Place {
     async fn new() -> Self {
+        Self::with("").await
+    }
+
+    /// `more` of the key `web`, each line by two blanks.
+    async fn with(more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().join("home");
         make_home(&home).unwrap();
         let config = format!(
-            "repos: {{shop: {{url: /nowhere/shop.git, base: main}}}}\nsandbox: {{type: host}}\nweb: {{hosts: [devo.example.org]}}\nusers:\n  vera: {{roles: [viewer], token: '{}'}}\n  \
+            "repos: {{shop: {{url: /nowhere/shop.git, base: main}}}}\nsandbox: {{type: host}}\nweb:\n  hosts: [devo.example.org]\n{more}users:\n  vera: {{roles: [viewer], token: '{}'}}\n  \
              sam: {{roles: [submitter], token: '{}', password: '{}'}}\n",
             secret::token_hash(VIEWER),
             secret::token_hash(SUBMITTER),
@@ -390,6 +395,8 @@ async fn mistakes_of_a_task_are_told() {
         (json!({"pipeline": "hello", "inpts": {}}), 422, "did you mean `inputs`?"),
         (json!({"pipeline": "hello", "key": ""}), 422, "1 to 200 bytes"),
         (json!({"pipeline": "dev-task", "repo": "no", "task": "x"}), 422, "no"),
+        (json!({"pipeline": "hello", "inputs": {"who": "x"}, "key": "telegram:1:2"}), 422, "begins like the keys"),
+        (json!({"pipeline": "hello", "inputs": {"who": "x"}, "key": "hook:ci:2"}), 422, "begins like the keys"),
         (json!([1]), 400, "the body does not fit"),
     ] {
         let reply = post(&body).await;
@@ -423,7 +430,9 @@ async fn lists_are_paged_and_filtered() {
     assert_eq!(seen, ids);
     let none = place.get(&place.token, "/api/v1/runs?repo=other").await.json();
     assert_eq!(none, json!({"runs": [], "next": null}));
-    for bad in ["cursor=x", "limit=9999", "limit=x", "nope=1", "cursor=0193b2c0-7e1f-7abc-8def-0123456789ab"] {
+    for bad in
+        ["cursor=x", "status=nope", "limit=9999", "limit=x", "nope=1", "cursor=0193b2c0-7e1f-7abc-8def-0123456789ab"]
+    {
         assert_eq!(
             place.get(&place.token, &format!("/api/v1/runs?{bad}")).await.status,
             StatusCode::BAD_REQUEST,
@@ -497,6 +506,65 @@ async fn a_run_whose_last_driver_is_leaving_is_not_left_alone() {
     while place.site.desk.counts() != (0, 0, 1) {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
+    place.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_is_followed_also_where_its_asker_leaves() {
+    let place = Place::new().await;
+    let mut ids = Vec::new();
+    for _ in 0..24 {
+        ids.push(place.planned().await);
+    }
+    place.site.desk.take_up().await.unwrap();
+    while place.site.desk.counts() != (0, 0, ids.len()) {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    for (n, id) in (0..).zip(&ids) {
+        let body = json!({"signal": "approve", "plan_hash": place.plan_hash(id).await}).to_string();
+        let bearer = format!("Bearer {}", place.token);
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let request = ask("POST", &format!("/api/v1/runs/{id}/signals"), &headers, Body::from(body));
+        let asker = tokio::spawn(place.router.clone().oneshot(request));
+        // The connection breaks at another moment each time.
+        tokio::time::sleep(std::time::Duration::from_micros(150 * n)).await;
+        asker.abort();
+    }
+    // Whatever was approved is driven (and fails: its repository is nowhere); nothing else rests.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        let open = place.site.desk.open().await.unwrap();
+        if open.iter().all(crate::journal::RunRow::waits) && place.site.desk.counts() == (0, 0, open.len()) {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{:?}: {open:#?}", place.site.desk.counts());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    place.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_proxy_the_address_is_its_word_and_not_the_askers() {
+    let place = Place::with("  behind_proxy: true\n").await;
+    let mut headers = axum::http::HeaderMap::new();
+    let mut told = |line: &str| {
+        headers.append("x-forwarded-for", line.parse().unwrap());
+        super::guard::address(&place.site, &headers, None).to_string()
+    };
+    assert_eq!(told("10.0.0.1"), "10.0.0.1");
+    assert_eq!(told("10.0.0.2, 10.0.0.3"), "10.0.0.3", "the last line is the proxy's, and its last entry");
+    assert_eq!(told("nonsense"), "127.0.0.1", "and no other counts");
+    place.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_method_that_is_not_taken_is_told_so() {
+    let place = Place::new().await;
+    let reply = place.send(ask("DELETE", "/api/v1/runs", &[], Body::empty())).await;
+    assert_eq!((reply.status, reply.json()["code"].as_str()), (StatusCode::METHOD_NOT_ALLOWED, Some("wrong_method")));
+    assert!(reply.headers["allow"].to_str().unwrap().contains("POST"), "{:?}", reply.headers);
+    let page = place.send(ask("POST", "/pipelines", &[("origin", "http://localhost")], Body::empty())).await;
+    assert!(page.status == StatusCode::METHOD_NOT_ALLOWED && page.body.contains("<!doctype html>"), "{}", page.body);
     place.stop.cancel();
 }
 

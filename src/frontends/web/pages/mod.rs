@@ -26,6 +26,7 @@ use crate::core::plan::sha256;
 use crate::error::Error;
 use crate::frontends::words::{Lang, Words};
 use crate::templates::Pages;
+pub use look::Doctor;
 
 /// The cookie of the chosen language.
 const LANG_COOKIE: &str = "devo_lang";
@@ -73,7 +74,8 @@ impl Sheets {
 /// What every page shows around its own part.
 #[derive(Serialize)]
 pub struct Frame {
-    w: &'static Words,
+    /// The texts of its language.
+    pub w: &'static Words,
     lang: Lang,
     other_lang: &'static str,
     version: String,

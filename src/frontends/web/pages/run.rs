@@ -15,7 +15,7 @@ use crate::core::id::{RunId, StepId};
 use crate::core::plan::PlanRecord;
 use crate::error::Error;
 use crate::frontends::causes::cause;
-use crate::frontends::doc::{plan_of, time, title, word};
+use crate::frontends::doc::{error_of, failed_step, plan_of, time, title, word};
 use crate::frontends::drawing;
 use crate::frontends::figures::{dollars, duration, tokens};
 use crate::frontends::web::Site;
@@ -142,9 +142,8 @@ async fn values(site: &Site, frame: &Frame, run: RunId, log: bool) -> Result<Val
     let now = site.app.clock.now();
     let (created, updated) = (time(&doc, "/created_at").unwrap_or(now), time(&doc, "/updated_at").unwrap_or(now));
     let elapsed = duration(if ended { updated } else { now }.since(created));
-    let failed_at = states.iter().position(|state| *state == "failed");
-    let failed = failed_at.filter(|_| status == "FAILED").map(|at| lines.remove(at));
-    let failure = failed_at.map_or(&doc["error"], |at| &doc["steps"][at]["error"]);
+    let failed_at = failed_step(&doc).and_then(|step| lines.iter().position(|line| line.id == word(step, "/id")));
+    let failed = failed_at.map(|at| lines.remove(at));
     let links = links(&doc);
     let main_link = links.iter().rev().find_map(|link| link.href.clone());
     let action = match (waiting.as_str(), status.as_str()) {
@@ -214,7 +213,7 @@ async fn values(site: &Site, frame: &Frame, run: RunId, log: bool) -> Result<Val
         approval: doc["approval"].clone(),
         revisions,
         error: doc["error"].clone(),
-        cause: cause(frame.lang, word(failure, "/code")),
+        cause: cause(frame.lang, word(error_of(&doc), "/code")),
         standing: word(&doc, "/standing").to_owned(),
         failed,
         steps: lines,

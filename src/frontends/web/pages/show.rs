@@ -87,7 +87,7 @@ impl Line {
 /// A step in the list of a run's steps.
 #[derive(Serialize)]
 pub struct StepLine {
-    id: String,
+    pub id: String,
     kind: String,
     state: String,
     word: &'static str,
