@@ -45,17 +45,16 @@ fn retry(cx: &Cx, args: &Args) -> Result<Exit, Error> {
     cx.wait_on_all_cores(async {
         let run = app.resolve_run(&args.run).await?;
         let request = Request { signal: Signal::Retry { from }, who: who() };
-        let refused = async |refused| {
-            // A run that has ended does not go on; how it stands says what there is to do.
-            let open = app.journal.row(run).await?.is_some_and(|row| !row.summary.ended);
-            let command = if open { "resume" } else { "status" };
-            Err(Error::from(refused).hint(format!("{} {command} {}", cx.devo, run.short())))
-        };
+        // A run that has ended does not go on; how it stands says what there is to do. Looked at before it is asked: it may end
+        // right after it refused because it had not.
+        let open = app.journal.row(run).await?.is_some_and(|row| !row.summary.ended);
+        let command = if open { "resume" } else { "status" };
+        let refused = |refused| Err(Error::from(refused).hint(format!("{} {command} {}", cx.devo, run.short())));
         let owned = match app.owner(&format!("devo retry {}", run.short())).await? {
             Owner::Here(owned) => owned,
             Owner::Daemon(_) => {
                 return match post(cx, &app, run, request).await? {
-                    Verdict::Refused(why) => refused(why).await,
+                    Verdict::Refused(why) => refused(why),
                     Verdict::Recorded => remote::follow(cx, &app, run, args.watch.stays(), true).await,
                 };
             }
@@ -63,7 +62,7 @@ fn retry(cx: &Cx, args: &Args) -> Result<Exit, Error> {
         let stop = stop_on_signals()?;
         let feed = owned.engine.subscribe();
         if let Answer::Refused(why) = owned.engine.submit(run, request).await? {
-            return refused(why).await;
+            return refused(why);
         }
         let job = Job {
             run,
