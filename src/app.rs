@@ -38,7 +38,7 @@ use crate::core::id::RunId;
 use crate::core::report;
 use crate::engine::{Clock, Engine, EngineError, HomeLock};
 use crate::error::Error;
-use crate::frontends::inbox::{Aside, Inbox, Queued, read_task};
+use crate::frontends::inbox::{Aside, Inbox, Queued};
 use crate::journal::{Durability, Journal, SqliteJournal};
 use crate::secrets::Masker;
 use crate::yaml;
@@ -120,6 +120,8 @@ pub struct TaskRequest {
     pub id: Option<RunId>,
     /// A cassette for its model calls.
     pub cassette: Option<CassetteUse>,
+    /// A key of the channel's own, beginning with one of [`tasks::OWN_KEYS`]; it comes before the task's.
+    pub key: Option<String>,
     /// Who asks.
     pub who: Who,
 }
@@ -366,9 +368,23 @@ impl App {
         Ok(kept.and_then(|why| why.as_str().map(str::to_owned)))
     }
 
+    /// Submitted tasks that have no run yet. A claimed file of an accepted run is only waiting to be put away.
+    ///
+    /// # Errors
+    /// The journal's.
+    pub async fn queued(&self) -> Result<Vec<Queued>, Error> {
+        let mut queued = Vec::new();
+        for task in self.inbox.queued() {
+            if self.journal.row(task.id).await?.is_none() {
+                queued.push(task);
+            }
+        }
+        Ok(queued)
+    }
+
     /// The document of a submitted task.
     pub fn queued_document(&self, queued: &Queued) -> Value {
-        let outline = read_task(&queued.path).map(|text| task_outline(&text)).unwrap_or_default();
+        let outline = queued.read().map(|text| task_outline(&text)).unwrap_or_default();
         let (id, short, at) = (queued.id.to_string(), queued.id.short(), queued.at().to_string());
         report::queued(&id, &short, &outline.pipeline, outline.repo.as_deref(), &outline.task, &at)
     }

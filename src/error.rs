@@ -64,11 +64,6 @@ impl Error {
         Self::refused("usage", message)
     }
 
-    /// Something that the contract names and this version does not have.
-    pub fn unavailable(what: &str) -> Self {
-        Self::refused("unavailable", format!("{what} is not available in this version"))
-    }
-
     /// A failure of the machine: a file that cannot be read, a disk that is full.
     pub fn machine(code: &str, message: impl Into<String>, source: &(dyn std::error::Error + 'static)) -> Self {
         Self { exit: Exit::Failed, ..Self::refused(code, message) }.caused_by(source)
@@ -147,14 +142,14 @@ impl From<JournalError> for Error {
             | JournalError::Damaged { .. }
             | JournalError::Gone { .. }
             | JournalError::Busy { .. }
-            | JournalError::Conflict { .. } => Exit::Refused,
-            JournalError::Full { .. }
             | JournalError::TooLarge { .. }
-            | JournalError::NoArtifact(_)
-            | JournalError::Other { .. } => Exit::Failed,
+            | JournalError::Conflict { .. } => Exit::Refused,
+            JournalError::Full { .. } | JournalError::NoArtifact(_) | JournalError::Other { .. } => Exit::Failed,
         };
         let hint = error.hint();
-        Self { hint, ..Self::from_chain("journal", exit, &error) }
+        // What is too large is so by whoever asked; all else is the machine's, and can be asked again.
+        let code = if matches!(error, JournalError::TooLarge { .. }) { "too_large" } else { "journal" };
+        Self { hint, ..Self::from_chain(code, exit, &error) }
     }
 }
 

@@ -274,6 +274,11 @@ impl Pages {
         Ok(Self { env })
     }
 
+    /// Lets templates make one text of two: of a value and of the filter's argument.
+    pub fn add_filter(&mut self, name: &'static str, filter: fn(&str, &str) -> String) {
+        self.env.add_filter(name, move |text: &str, other: &str| filter(text, other));
+    }
+
     /// Renders a page.
     ///
     /// # Errors

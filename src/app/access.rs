@@ -69,6 +69,14 @@ fn named(name: &str, what: &str, environment: &dyn Fn(&str) -> Option<String>) -
     })
 }
 
+/// Where private keys lie that git is given or that ssh finds by itself, and the agent that has some.
+pub(super) fn key_files(home: &Path, git: &config::Git, environment: &dyn Fn(&str) -> Option<String>) -> Vec<PathBuf> {
+    let named = git.credentials.values().filter_map(|entry| entry.ssh_key.as_deref());
+    let named = named.map(|path| located(home, path, environment));
+    let own = environment("HOME").map(|user| Path::new(&user).join(".ssh"));
+    named.chain(own).chain(environment("SSH_AUTH_SOCK").map(PathBuf::from)).collect()
+}
+
 /// `~/…` is the user's, a relative path the home's.
 fn located(home: &Path, path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> PathBuf {
     match (path.strip_prefix("~"), environment("HOME")) {

@@ -5,7 +5,7 @@ use secrecy::SecretString;
 use super::App;
 use crate::config::{Config, Telegram};
 use crate::error::Error;
-use crate::pipeline::{self, InputKind};
+use crate::pipeline::{self, InputKind, PipelineRef};
 use crate::providers::endpoint::Endpoint;
 use crate::secrets::Masker;
 use crate::secrets::source::secret;
@@ -37,7 +37,10 @@ pub struct BotAccess {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Posted {
     /// A task; it is checked when it is submitted.
-    Task,
+    Task {
+        /// Whether it brings steps of its own.
+        inline: bool,
+    },
     /// A valid pipeline.
     Pipeline {
         /// Its name.
@@ -65,7 +68,9 @@ impl App {
     pub fn look_into(&self, name: &str, bytes: &[u8]) -> Result<Posted, Error> {
         let document = yaml::parse_bytes(name, bytes).map_err(|wrong| positions(&wrong))?;
         if document.root.get("steps").is_none() || document.root.get("pipeline").is_some() {
-            return pipeline::read_task(&document).map(|_| Posted::Task).map_err(|wrong| positions(&wrong));
+            let task = pipeline::read_task(&document);
+            let posted = task.map(|task| Posted::Task { inline: matches!(task.pipeline, PipelineRef::Inline(_)) });
+            return posted.map_err(|wrong| positions(&wrong));
         }
         let pipeline = pipeline::read(&document).map_err(|wrong| positions(&wrong))?;
         let required = pipeline.inputs.iter().filter(|(_, input)| input.required);

@@ -3,9 +3,11 @@
 //! Channels hand in tasks and signals and read reports here; the desk checks, records and drives. It does not know which
 //! channel asks, beyond the name that goes into the record.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use serde_json::Value;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +17,7 @@ use super::lanes::{Back, Lanes};
 use super::{App, STANDING, TaskRequest};
 use crate::core::event::{Event, Who};
 use crate::core::id::RunId;
-use crate::core::request::{Refused, Request, Signal};
+use crate::core::request::{Request, Signal};
 use crate::engine::{Answer, Caps, Engine, EngineError, Notice, Stopped, Until};
 use crate::error::Error;
 use crate::journal::{Acceptance, Census, JournalError, Notices, RunRow, Verdict, Wanted};
@@ -28,6 +30,9 @@ const POSTED_IDLE: Duration = Duration::from_secs(1);
 const POSTED_LOOK: Duration = Duration::from_secs(5);
 /// Before a run is driven whose last driver is still closing.
 const CLOSING: Duration = Duration::from_millis(50);
+/// What is told of a run whose driver panicked; the panic itself is in the daemon's log.
+const BUG: &str =
+    "the engine failed while it worked on this run: a bug of devo; please report it with the daemon's log";
 /// The journal's scope of runs that other processes want to go on.
 const ASKED: &str = "asked";
 
@@ -48,17 +53,33 @@ pub struct Desk {
     /// The home.
     pub app: Arc<App>,
     engine: Arc<Engine>,
-    lanes: Mutex<Lanes>,
+    lanes: Arc<Mutex<Lanes>>,
     driving: TaskTracker,
     stop: CancellationToken,
+    /// Fires when whoever holds this desk shall leave it.
+    leave: CancellationToken,
 }
 
 impl Desk {
     /// A desk over an engine, whose home's lock the caller holds. When `stop` fires, runs are put down safely.
     pub fn new(app: Arc<App>, engine: Arc<Engine>, stop: CancellationToken) -> Arc<Self> {
         let limits = app.config().limits;
-        let lanes = Mutex::new(Lanes::new(limits.runs, limits.per_repo));
-        Arc::new(Self { app, engine, lanes, driving: TaskTracker::new(), stop })
+        let lanes = Arc::new(Mutex::new(Lanes::new(limits.runs, limits.per_repo)));
+        Arc::new(Self { app, engine, lanes, driving: TaskTracker::new(), leave: stop.clone(), stop })
+    }
+
+    /// The same desk for one channel, which leaves it when the token fires, or the daemon stops.
+    pub fn for_channel(&self) -> (Arc<Self>, CancellationToken) {
+        let leave = self.stop.child_token();
+        let desk = Self {
+            app: self.app.clone(),
+            engine: self.engine.clone(),
+            lanes: self.lanes.clone(),
+            driving: self.driving.clone(),
+            stop: self.stop.clone(),
+            leave: leave.clone(),
+        };
+        (Arc::new(desk), leave)
     }
 
     /// Takes a task in: from the moment this returns no crash loses it, and it is being driven.
@@ -69,16 +90,29 @@ impl Desk {
         self.room()?;
         let spec = self.app.new_run(request).await?;
         let (run, repo) = (spec.task_id, spec.repo.clone());
-        match self.engine.accept(spec).await? {
-            Acceptance::New => {
-                self.lanes().add(run, repo.as_deref(), false);
-                self.pump();
-                Ok(Submitted { run, new: true })
+        let desk = self.clone();
+        self.whole(async move {
+            match desk.engine.accept(spec).await? {
+                Acceptance::New => {
+                    desk.lanes().add(run, repo.as_deref(), false);
+                    desk.pump();
+                    Ok(Submitted { run, new: true })
+                }
+                Acceptance::Existing(run) => {
+                    desk.drive(run).await?;
+                    Ok(Submitted { run, new: false })
+                }
             }
-            Acceptance::Existing(run) => {
-                self.drive(run).await?;
-                Ok(Submitted { run, new: false })
-            }
+        })
+        .await
+    }
+
+    /// Does all of it, also where the asker leaves before it is done (a connection that breaks, say): what was recorded
+    /// would otherwise wait for a driver that nobody called.
+    async fn whole<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
+        match self.driving.spawn(work).await {
+            Ok(done) => done,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
 
@@ -108,6 +142,11 @@ impl Desk {
     }
 
     async fn decide(self: &Arc<Self>, run: RunId, request: Request) -> Result<Verdict, EngineError> {
+        let desk = self.clone();
+        self.whole(async move { desk.decide_whole(run, request).await }).await
+    }
+
+    async fn decide_whole(self: &Arc<Self>, run: RunId, request: Request) -> Result<Verdict, EngineError> {
         let retries = matches!(request.signal, Signal::Retry { .. });
         Ok(match self.engine.submit(run, request).await? {
             Answer::Driven => Verdict::Recorded,
@@ -135,7 +174,7 @@ impl Desk {
     /// The journal's.
     pub async fn drive(self: &Arc<Self>, run: RunId) -> Result<(), Error> {
         let row = self.app.journal.row(run).await?;
-        if let Some(row) = row.filter(|row| !row.summary.ended && self.lanes().lacks(run)) {
+        if let Some(row) = row.filter(|row| !row.summary.ended && self.lanes().lacks(run, row.waits())) {
             self.lanes().add(run, row.summary.repo.as_deref(), false);
             self.pump();
         }
@@ -158,7 +197,7 @@ impl Desk {
         let open = self.app.journal.open_rows().await?;
         let mut lanes = self.lanes();
         for row in &open {
-            if lanes.lacks(row.id) {
+            if lanes.lacks(row.id, row.waits()) {
                 lanes.add(row.id, row.summary.repo.as_deref(), false);
             }
         }
@@ -195,7 +234,9 @@ impl Desk {
             };
             let desk = self.clone();
             self.driving.spawn(async move {
-                let back = desk.drive_in_turn(run).await;
+                // A bug in one run's driving costs that run its turn, and nobody else's.
+                let driven = AssertUnwindSafe(desk.drive_in_turn(run)).catch_unwind().await;
+                let back = driven.unwrap_or_else(|_| Back::Standing(BUG.to_owned()));
                 match &back {
                     Back::Standing(why) if told.as_ref() != Some(why) => {
                         tracing::error!(%run, error = %why, "run stands still");
@@ -230,7 +271,10 @@ impl Desk {
                     continue;
                 }
                 Err(EngineError::Driven(_)) => Back::Over,
-                Err(error) => Back::Standing(Error::from(error).to_text().trim_end().to_owned()),
+                Err(error) => {
+                    let told = Error::from(error).to_text();
+                    Back::Standing(told.trim_start_matches("error: ").trim_end().to_owned())
+                }
             };
         }
     }
@@ -278,15 +322,7 @@ impl Desk {
             }
             self.app.journal.keep(ASKED, vec![(run, None)]).await?;
         }
-        for asked in self.app.journal.posted().await? {
-            let verdict = self.decide(asked.run, asked.request).await.unwrap_or_else(|error| {
-                Verdict::Refused(Refused { code: "engine".to_owned(), message: error.to_string() })
-            });
-            if let Err(error) = self.app.journal.judge(asked.id, verdict).await {
-                tracing::warn!(%error, "cannot answer a posted request");
-            }
-        }
-        Ok(())
+        self.engine.answer_posted(|run, request| self.decide(run, request)).await
     }
 
     /// Waits until every run has been put down; call it after the stop.
@@ -310,6 +346,13 @@ impl Desk {
         Ok(self.app.journal.list(wanted, limit).await?)
     }
 
+    /// Every run that has not ended, the newest first.
+    pub async fn open(&self) -> Result<Vec<RunRow>, Error> {
+        let mut open = self.app.journal.open_rows().await?;
+        open.sort_by_key(|row| std::cmp::Reverse(row.id));
+        Ok(open)
+    }
+
     /// How many runs fit.
     pub async fn count(&self, wanted: Wanted) -> Result<u64, Error> {
         Ok(self.app.journal.count(wanted).await?)
@@ -330,9 +373,9 @@ impl Desk {
         self.engine.subscribe()
     }
 
-    /// Fires when the daemon stops: channels end their open streams then.
+    /// Fires when the daemon stops, or the channel that holds this desk shall end: it ends its open streams then.
     pub fn stopping(&self) -> CancellationToken {
-        self.stop.clone()
+        self.leave.clone()
     }
 }
 

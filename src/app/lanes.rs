@@ -105,9 +105,13 @@ impl Lanes {
         }
     }
 
-    /// Whether a run needs to be put in: nobody knows it, or it stood still.
-    pub fn lacks(&self, run: RunId) -> bool {
-        matches!(self.places.get(&run), None | Some(Place::Standing(_)))
+    /// Whether a run needs to be put in: nobody knows it, it stood still, or it rests although it waits for nobody.
+    pub fn lacks(&self, run: RunId, waits: bool) -> bool {
+        match self.places.get(&run) {
+            None | Some(Place::Standing(_)) => true,
+            Some(Place::Resting) => !waits,
+            Some(Place::Waiting { .. } | Place::Driven { .. }) => false,
+        }
     }
 
     /// The next run to drive, which counts as driven from now on, with why it stood still before.
@@ -215,11 +219,12 @@ mod tests {
         assert_eq!(all(&mut lanes), [1], "it is driven once more");
         lanes.back(run(1), Back::Resting);
         assert_eq!(lanes.resting(), 1);
-        assert!(all(&mut lanes).is_empty() && !lanes.lacks(run(1)));
+        assert!(all(&mut lanes).is_empty() && !lanes.lacks(run(1), true));
+        assert!(lanes.lacks(run(1), false), "a word was recorded, and nobody was called");
         lanes.add(run(1), None, true);
         assert_eq!(all(&mut lanes), [1]);
         lanes.back(run(1), Back::Over);
-        assert!(lanes.lacks(run(1)));
+        assert!(lanes.lacks(run(1), true));
         assert_eq!((lanes.waiting(), lanes.driven(), lanes.places.len(), lanes.lanes.len()), (0, 0, 0, 0));
     }
 
@@ -259,7 +264,7 @@ mod tests {
         assert_eq!(all(&mut lanes), [3, 0]);
         assert_eq!(lanes.waiting(), 2);
         lanes.back(run(3), Back::Standing("no key".into()));
-        assert!(lanes.lacks(run(3)));
+        assert!(lanes.lacks(run(3), true));
         lanes.add(run(3), Some("a"), true);
         assert_eq!(lanes.next(), Some((run(3), Some("no key".to_owned()))), "and is not told twice");
     }

@@ -180,7 +180,7 @@ impl Shop {
         let kind: SandboxKind = name.parse().map_err(|error| crate::steps::sandbox_failure(&error))?;
         let mut own = self.tools.settings();
         own.read = settings.read.clone();
-        own.hide = vec![self.home.clone()];
+        own.hide = self.out_of_sight();
         if settings.kind == SandboxType::Host && configured == name {
             own.host_allowed = Some("devo.yaml says `sandbox: {type: host}`".to_owned());
         }
@@ -189,6 +189,15 @@ impl Shop {
             own.docker = self.container(settings, repo, run);
         }
         sandboxes::open(kind, &own).map_err(|error| crate::steps::sandbox_failure(&error))
+    }
+
+    /// What no command may see, wherever it lies: the home, and the files of the secrets that devo and git use.
+    fn out_of_sight(&self) -> Vec<PathBuf> {
+        let secrets = self.config.own_credentials().chain(self.config.secrets.iter().map(String::as_str));
+        let mut all = crate::secrets::source::places(secrets, &environment);
+        all.extend(access::key_files(&self.home, &self.config.git, &environment));
+        all.push(self.home.clone());
+        all
     }
 
     /// How containers of a run are made; none if devo.yaml does not say any more what they are.
@@ -347,6 +356,7 @@ impl Outfitter for Shop {
     fn outfit(&self, spec: &RunSpec) -> Result<Prepared, Failure> {
         let pipeline = stored_pipeline(spec)?;
         let equipment = Arc::new(self.equipment(spec, &pipeline)?);
+        let branches = branches(&pipeline);
         let mut steps = HashMap::new();
         for step in &pipeline.steps {
             let kind = kind(&step.kind).ok_or_else(|| {
@@ -354,9 +364,10 @@ impl Outfitter for Shop {
             })?;
             let built = (kind.build)(&step.spec)
                 .map_err(|error| Failure::terminal("bad_step", format!("step `{}`: {error}", step.id)))?;
-            // Types without templates of their own look at what comes before them by type.
+            // Types without templates of their own look at what comes before them by type. A command is shown what its
+            // templates name, and the branch: where there is one, it runs in its files.
             let references: Option<Vec<StepId>> =
-                (step.kind == "shell").then(|| step.references.iter().cloned().collect());
+                (step.kind == "shell").then(|| step.references.iter().chain(branches.get(&step.id)).cloned().collect());
             let prepared = PreparedStep {
                 step: built,
                 condition: step.condition.clone(),
@@ -376,6 +387,22 @@ impl Outfitter for Shop {
     fn caps(&self) -> Caps {
         Caps { runs: self.config.limits.runs, per_repo: self.config.limits.per_repo }
     }
+}
+
+/// The last `branch` step that comes before each step. Looked up once: a chain of commands may have 10,000.
+fn branches(pipeline: &Pipeline) -> HashMap<StepId, StepId> {
+    let mut found = HashMap::new();
+    if !pipeline.uses("branch") {
+        return found;
+    }
+    let graph = pipeline.graph();
+    let mut branches: Vec<_> = (0..graph.len()).filter(|at| graph.node(*at).kind == "branch").collect();
+    branches.sort_by_key(|at| graph.place(*at));
+    for branch in branches {
+        let id = &graph.node(branch).id;
+        found.extend(graph.downstream(branch).into_iter().map(|at| (graph.node(at).id.clone(), id.clone())));
+    }
+    found
 }
 
 /// The pipeline that a run was accepted with.

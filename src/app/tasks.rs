@@ -25,6 +25,9 @@ const PROBED_FOR: Duration = Duration::from_secs(30);
 /// A diff is shown up to this, in bytes.
 const DIFF_MAX: usize = 16 * 1024 * 1024;
 
+/// How keys begin that channels make themselves: nobody else can take one before its time.
+pub const OWN_KEYS: [&str; 2] = ["hook:", "telegram:"];
+
 impl App {
     /// Checks a task completely and makes what a run is accepted with; nothing is written.
     pub async fn new_run(&self, request: TaskRequest) -> Result<RunSpec, Error> {
@@ -37,6 +40,14 @@ impl App {
         self.check_repo(&pipeline, repo.as_deref())?;
         self.check_targets(&pipeline, &task.notify)?;
         self.shop().check_grants(&pipeline, author, repo.as_deref())?;
+        let key = match (request.key, task.key) {
+            (Some(own), _) => Some(own),
+            (None, Some(given)) if OWN_KEYS.iter().any(|own| given.starts_with(own)) => {
+                let message = format!("`key: {given}` begins like the keys that devo makes for hooks and messages");
+                return Err(Error::refused("bad_key", message).hint("give it another beginning"));
+            }
+            (None, given) => given,
+        };
         let spec = RunSpec {
             task_id: request.id.unwrap_or_else(|| RunId(uuid::Uuid::now_v7())),
             pipeline: pipeline.name.clone(),
@@ -45,7 +56,7 @@ impl App {
             base: repo.as_ref().and_then(|name| self.shop().config.repos.get(name)?.base.clone()),
             task: text,
             inputs,
-            key: task.key,
+            key,
             notify: task.notify,
             who: request.who,
             graph: pipeline.nodes(),

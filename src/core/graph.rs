@@ -156,11 +156,20 @@ pub enum GraphError {
 /// Index of a step in its graph: the position in the pipeline file.
 pub type StepIndex = usize;
 
+/// Where a step stands among others of its graph ([`Graph::place`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    depth: usize,
+    index: StepIndex,
+}
+
 /// A checked DAG. Indices are file order.
 #[derive(Debug, Clone)]
 pub struct Graph {
     graph: DiGraph<Node, ()>,
     index: HashMap<StepId, StepIndex>,
+    /// By index: how many steps the longest way to it has.
+    depth: Vec<usize>,
 }
 
 impl Graph {
@@ -203,11 +212,20 @@ impl Graph {
         for (from, to) in edges {
             graph.add_edge(from, to, ());
         }
-        let this = Self { graph, index };
+        let mut this = Self { graph, index, depth: Vec::new() };
         let order = this.check_cycles()?;
+        this.depth = this.depths(&order);
         this.check_targets()?;
         this.check_approvals(&order)?;
         Ok(this)
+    }
+
+    fn depths(&self, order: &[StepIndex]) -> Vec<usize> {
+        let mut depth = vec![0; self.len()];
+        for at in order {
+            depth[*at] = self.needs(*at).map(|need| depth[need] + 1).max().unwrap_or(0);
+        }
+        depth
     }
 
     /// The steps in an order in which each comes after what it needs. Neither search recurses: a chain may be long.
@@ -295,6 +313,12 @@ impl Graph {
         self.index.get(id).copied()
     }
 
+    /// Where a step stands: sorted by it, each comes after everything that it needs, and file order decides between
+    /// those to which the way is equally long.
+    pub fn place(&self, at: StepIndex) -> Place {
+        Place { depth: self.depth[at], index: at }
+    }
+
     /// The steps that `at` needs.
     pub fn needs(&self, at: StepIndex) -> impl Iterator<Item = StepIndex> {
         self.graph.neighbors_directed(NodeIndex::new(at), Direction::Incoming).map(NodeIndex::index)
@@ -370,6 +394,15 @@ mod tests {
         );
         let blind = Node { needs: vec![], ..approve };
         assert!(Graph::new(vec![plan, blind, act(&["approve"])]).is_err());
+    }
+
+    #[test]
+    fn steps_are_placed_by_what_they_need_and_then_by_the_file() {
+        let last_first = [node("c", &["b", "a"]), node("b", &["a"]), node("a", &[]), node("d", &["a"])];
+        let graph = Graph::new(last_first.to_vec()).unwrap();
+        let mut sorted: Vec<StepIndex> = (0..graph.len()).collect();
+        sorted.sort_by_key(|at| graph.place(*at));
+        assert_eq!(sorted.iter().map(|at| graph.node(*at).id.as_str()).collect::<Vec<_>>(), ["a", "b", "d", "c"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::budget::{Usage, Usd};
 use super::event::QuestionKind;
 use super::failure::Failure;
 use super::graph::Graph;
+use super::id::StepId;
 use super::state::{Phase, RunState, Spending, Status};
 
 /// A run that is submitted and not accepted yet.
@@ -65,7 +66,10 @@ pub fn document(graph: &Graph, state: &RunState) -> Value {
         "links": match of_kind("push", "links") { Value::Null => json!({}), links => links },
         "created_at": state.created_at(),
         "updated_at": state.updated_at(),
-        "error": error.map(failure),
+        "error": error.map(|error| match state.failed_by() {
+            Some(at) => with_step(failure(error), &graph.node(at).id),
+            None => failure(error),
+        }),
         "logs": [],
         "sandbox": spec.sandbox,
     })
@@ -99,6 +103,11 @@ fn shows_error(phase: &Phase) -> bool {
 
 fn failure(failure: &Failure) -> Value {
     json!({"code": failure.code, "message": failure.message, "hint": failure.hint})
+}
+
+fn with_step(mut error: Value, step: &StepId) -> Value {
+    error["step"] = json!(step);
+    error
 }
 
 fn figures(usage: &Usage, calls: u32, usd: Usd) -> Value {

@@ -263,6 +263,12 @@ impl RunState {
         })
     }
 
+    /// The step whose failure nothing handled and that the run failed by; `None` where it failed by something else, or did not.
+    pub fn failed_by(&self) -> Option<StepIndex> {
+        let failed = matches!(self.ending, Some((Ending::Failed, _))) && self.halt.is_none();
+        self.unhandled.first().copied().filter(|_| failed)
+    }
+
     /// Steps that an engine works on.
     pub fn running(&self) -> impl Iterator<Item = StepIndex> {
         self.running.iter().copied()

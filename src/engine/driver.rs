@@ -426,7 +426,15 @@ impl Driver<'_> {
             .map(|index| {
                 let (node, step) = (self.graph.node(index), self.state.step(index));
                 let output = if step.output.is_null() { json!({}) } else { step.output.clone() };
-                (node.id.clone(), Produced { kind: node.kind.clone(), index, state: step.phase.as_str(), output })
+                (
+                    node.id.clone(),
+                    Produced {
+                        kind: node.kind.clone(),
+                        place: self.graph.place(index),
+                        state: step.phase.as_str(),
+                        output,
+                    },
+                )
             })
             .collect()
     }

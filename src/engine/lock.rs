@@ -50,41 +50,79 @@ impl HomeLock {
             if let Some(lock) = FileLock::try_take(&file).map_err(failed)? {
                 break lock;
             }
-            let holder = Self::holder(home);
-            if process_of(&holder).is_none_or(lives) || since.elapsed() >= ORPHANED {
-                return Err(LockError::Held { holder });
+            let owner = Owner::read(&path);
+            if owner.lives().unwrap_or(true) || since.elapsed() >= ORPHANED {
+                return Err(LockError::Held { holder: owner.about });
             }
             std::thread::sleep(Duration::from_millis(5));
         };
         file.set_len(0).map_err(failed)?;
         file.rewind().map_err(failed)?;
-        writeln!(file, "{about} (process {})", std::process::id()).map_err(failed)?;
+        let process = std::process::id();
+        let mut text = format!("{about} (process {process})\n");
+        if let Some(birth) = birth(process) {
+            text.push_str(&format!("{BORN}{birth}\n"));
+        }
+        file.write_all(text.as_bytes()).map_err(failed)?;
         Ok(Self { _lock: lock })
     }
 
     /// What the last owner of a home wrote about itself; it may have gone.
     pub fn holder(home: &Path) -> String {
-        std::fs::read_to_string(home.join("engine.lock")).unwrap_or_default().trim().to_owned()
+        Owner::read(&home.join("engine.lock")).about
     }
 
     /// Whether somebody owns the home now.
     pub fn holder_lives(home: &Path) -> bool {
-        // A process that we see is not asked by the lock: the question would keep out an owner who comes just now.
-        if process_of(&Self::holder(home)).is_some_and(lives) {
+        // Whose process we see is not asked by the lock: the question would keep out an owner who comes just now.
+        let path = home.join("engine.lock");
+        if Owner::read(&path).lives() == Some(true) {
             return true;
         }
-        let Ok(file) = File::open(home.join("engine.lock")) else { return false };
+        let Ok(file) = File::open(path) else { return false };
         flock(&file, FlockOperation::NonBlockingLockShared).is_err()
     }
 }
 
-/// The process that wrote a holder's text.
-fn process_of(holder: &str) -> Option<u32> {
-    holder.rsplit_once("(process ")?.1.trim_end_matches(')').parse().ok()
+/// Before the birth of the process, in the file.
+const BORN: &str = "born ";
+
+/// What the last owner wrote.
+struct Owner {
+    /// For people.
+    about: String,
+    process: Option<u32>,
+    birth: Option<String>,
 }
 
-fn lives(pid: u32) -> bool {
-    Path::new("/proc").join(pid.to_string()).exists()
+impl Owner {
+    fn read(path: &Path) -> Self {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let mut lines = text.lines();
+        let about = lines.next().unwrap_or_default().trim().to_owned();
+        let process = about.rsplit_once("(process ").and_then(|(_, number)| number.trim_end_matches(')').parse().ok());
+        Self { process, birth: lines.find_map(|line| line.strip_prefix(BORN)).map(str::to_owned), about }
+    }
+
+    /// Whether the process that wrote this is there; `None` where that cannot be told.
+    fn lives(&self) -> Option<bool> {
+        match (birth(self.process?), &self.birth) {
+            (None, _) => Some(false),
+            // Numbers are given anew, and in containers all engines may have the same one.
+            (Some(now), Some(then)) => Some(now == *then),
+            (Some(_), None) => None,
+        }
+    }
+}
+
+/// What tells a process from others that have its number before or after it: when it began, in clock ticks since the
+/// machine did, and which start of the machine that was (proc_pid_stat(5), field 22; proc_sys_kernel(5)).
+fn birth(process: u32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name before it may hold anything, also spaces and brackets.
+    let began = stat.rsplit_once(')')?.1.split_whitespace().nth(22 - 3)?;
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(format!("{began} {}", boot.trim()))
 }
 
 #[cfg(test)]
@@ -102,6 +140,26 @@ mod tests {
         HomeLock::take(home.path(), "devo run").unwrap();
         std::fs::write(home.path().join("engine.lock"), "devo serve (process 4194305)").unwrap();
         assert!(!HomeLock::holder_lives(home.path()), "no process has this number");
+    }
+
+    #[test]
+    fn another_process_of_the_same_number_is_not_the_owner() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("engine.lock");
+        drop(HomeLock::take(home.path(), "devo serve").unwrap());
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.lines().count() == 2, "{text}");
+        assert_eq!(HomeLock::holder(home.path()), format!("devo serve (process {})", std::process::id()));
+        assert!(HomeLock::holder_lives(home.path()), "the process that wrote it is this one");
+        // Process 1 is always there; this is what an engine leaves that was the first process of a container, and what an
+        // earlier version leaves.
+        for left in ["devo serve (process 1)\nborn 1 of-another-boot\n", "devo serve (process 1)"] {
+            std::fs::write(&path, left).unwrap();
+            assert!(!HomeLock::holder_lives(home.path()), "{left}");
+        }
+        let _held = HomeLock::take(home.path(), "devo serve").unwrap();
+        std::fs::write(&path, "devo serve (process 1)\nborn 1 of-another-boot\n").unwrap();
+        assert!(HomeLock::holder_lives(home.path()), "the lock itself says so: the owner may be in a container");
     }
 
     #[test]

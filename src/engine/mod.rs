@@ -15,7 +15,7 @@ mod windup;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -89,7 +89,7 @@ pub struct PreparedStep {
     pub env: Vec<(String, String)>,
     /// What its commands are given, or why the step cannot have what it names: it then fails before anything of it runs.
     pub grants: Result<Grants, Failure>,
-    /// The steps whose outputs its templates name; `None` where it may look at all that come before it.
+    /// The steps whose outputs it is shown; `None` where it may look at all that come before it.
     pub references: Option<Vec<StepId>>,
 }
 
@@ -253,9 +253,8 @@ impl Engine {
             }
             driven.insert(run, sender);
         }
-        let result = driver::drive(self, run, requests, until, stop).await;
-        self.driven.lock().expect("no holder of this lock can panic").remove(&run);
-        result
+        let _driving = Driving { engine: self, run };
+        driver::drive(self, run, requests, until, stop).await
     }
 
     /// A run's graph and state, from the journal.
@@ -312,25 +311,34 @@ impl Engine {
         Ok(Answer::Idle)
     }
 
-    /// Answers what other processes asked through the journal, until `stop` fires.
+    /// Answers everything that other processes asked through the journal so far; `decide` says what becomes of a request.
+    pub async fn answer_posted<F>(&self, decide: impl Fn(RunId, Request) -> F) -> Result<(), JournalError>
+    where
+        F: Future<Output = Result<Verdict, EngineError>>,
+    {
+        for asked in self.journal.posted().await? {
+            let verdict = decide(asked.run, asked.request).await.unwrap_or_else(|error| {
+                Verdict::Refused(Refused { code: "engine".to_owned(), message: error.to_string() })
+            });
+            if let Err(error) = self.journal.judge(asked.id, verdict).await {
+                tracing::warn!(%error, "cannot answer a posted request");
+            }
+        }
+        Ok(())
+    }
+
+    /// The same again and again until `stop` fires, for an engine that has no desk.
     pub async fn serve_posted(self: Arc<Self>, stop: CancellationToken) {
+        let engine = &self;
+        let decide = |run, request| async move {
+            Ok(match engine.submit(run, request).await? {
+                Answer::Driven | Answer::Idle => Verdict::Recorded,
+                Answer::Refused(refused) => Verdict::Refused(refused),
+            })
+        };
         while !stop.is_cancelled() {
-            match self.journal.posted().await {
-                Ok(posted) => {
-                    for asked in posted {
-                        let verdict = match self.submit(asked.run, asked.request).await {
-                            Ok(Answer::Driven | Answer::Idle) => Verdict::Recorded,
-                            Ok(Answer::Refused(refused)) => Verdict::Refused(refused),
-                            Err(error) => {
-                                Verdict::Refused(Refused { code: "engine".to_owned(), message: error.to_string() })
-                            }
-                        };
-                        if let Err(error) = self.journal.judge(asked.id, verdict).await {
-                            tracing::warn!(%error, "cannot answer a posted request");
-                        }
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "cannot look for posted requests"),
+            if let Err(error) = self.answer_posted(decide).await {
+                tracing::warn!(%error, "cannot look for posted requests");
             }
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -342,6 +350,19 @@ impl Engine {
     fn publish(&self, run: RunId, event: Event) {
         // Nobody may be listening.
         let _ = self.feed.send(Notice::Event { run, event: Arc::new(event) });
+    }
+}
+
+/// A driver's place among those of an engine, which is free again when this is dropped: also where the driver panics.
+struct Driving<'e> {
+    engine: &'e Engine,
+    run: RunId,
+}
+
+impl Drop for Driving<'_> {
+    fn drop(&mut self) {
+        // A second panic while one goes on would end the process.
+        self.engine.driven.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.run);
     }
 }
 

@@ -34,6 +34,8 @@ struct World {
     hangs: bool,
     /// The equipment is not there any more.
     missing: AtomicBool,
+    /// Whoever looks for the equipment panics.
+    panics: AtomicBool,
 }
 
 impl World {
@@ -49,6 +51,7 @@ impl World {
             rooms: AtomicU32::new(0),
             hangs,
             missing: AtomicBool::new(false),
+            panics: AtomicBool::new(false),
         })
     }
 
@@ -153,6 +156,7 @@ impl Stage {
 
 impl Outfitter for Stage {
     fn outfit(&self, spec: &RunSpec) -> Result<Prepared, Failure> {
+        assert!(!self.0.panics.load(Ordering::SeqCst), "a bug");
         if self.0.missing.load(Ordering::SeqCst) {
             return Err(Failure::terminal("unknown_repo", "there is no such repository any more"));
         }
@@ -236,6 +240,23 @@ fn who() -> Who {
 
 fn caps(runs: usize, per_repo: usize) -> Caps {
     Caps { runs, per_repo }
+}
+
+#[tokio::test]
+async fn a_driver_that_panics_leaves_its_run_to_the_next() {
+    let theatre = Theatre::new(World::new(caps(1, 1), false));
+    let stop = CancellationToken::new();
+    let run = theatre.accept(None, &["ask"]).await;
+    theatre.world.panics.store(true, Ordering::SeqCst);
+    assert!(theatre.drive(run, &stop).await.unwrap_err().is_panic());
+    theatre.world.panics.store(false, Ordering::SeqCst);
+    let driven = theatre.engine.drive(run, Until::PersonNeeded, stop.clone()).await;
+    assert_eq!(driven.unwrap(), Stopped::PersonNeeded);
+    // Nor does a driver that was dropped half-way.
+    let unfinished = theatre.engine.drive(run, Until::Ended, stop.clone());
+    assert!(tokio::time::timeout(Duration::from_millis(50), unfinished).await.is_err(), "it waits for the answer");
+    let driven = theatre.engine.drive(run, Until::PersonNeeded, stop).await;
+    assert_eq!(driven.unwrap(), Stopped::PersonNeeded);
 }
 
 #[tokio::test(flavor = "multi_thread")]

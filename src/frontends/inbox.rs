@@ -25,7 +25,7 @@ pub use channel::{Aside, NAME, open};
 
 /// The largest task file, in bytes.
 pub const TASK_MAX: u64 = 1024 * 1024;
-/// Names that one look at a folder takes in; more wait for the next look.
+/// Tasks that one look at a folder takes in; more wait for the next look.
 const NAMES_MAX: usize = 20_000;
 /// The longest name of a file, in bytes: room is needed for an id and for `.error.txt` below the system's 255.
 const NAME_MAX: usize = 200;
@@ -59,11 +59,29 @@ pub struct Claimed {
 }
 
 impl Queued {
+    /// Its text, if it is a regular file: whatever else lies there is neither followed nor waited for.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub fn read(&self) -> Result<String, Error> {
+        read_regular(&self.path, self.path.file_name().unwrap_or_default())
+    }
+
     /// When it was submitted: the time within the id.
     pub fn at(&self) -> Timestamp {
         let Some(stamp) = self.id.0.get_timestamp() else { return Timestamp(0) };
         let (seconds, nanos) = stamp.to_unix();
         Timestamp(i64::try_from(seconds).unwrap_or(0).saturating_mul(1000) + i64::from(nanos / 1_000_000))
+    }
+}
+
+impl Claimed {
+    /// Its text, if it is a regular file: whatever else lies there is neither followed nor waited for.
+    ///
+    /// # Errors
+    /// Why it cannot be read; [`Exit::Refused`] where that is about the file.
+    pub fn read(&self) -> Result<String, Error> {
+        read_regular(&self.path, &self.name)
     }
 }
 
@@ -102,12 +120,11 @@ impl Inbox {
 
     /// Submitted tasks that were not taken, and taken ones whose end is open; newest first.
     pub fn queued(&self) -> Vec<Queued> {
-        let mut found: Vec<Queued> = Vec::new();
-        for entry in entries(&self.folder) {
-            if let (Some(id), true) = (submitted_id(&entry.file_name()), is_file(&entry)) {
-                found.push(Queued { id, path: entry.path() });
-            }
-        }
+        let submitted = entries(&self.folder).filter_map(|entry| {
+            let id = submitted_id(&entry.file_name()).filter(|_| is_file(&entry))?;
+            Some(Queued { id, path: entry.path() })
+        });
+        let mut found = first(&self.folder, submitted);
         found.extend(self.claimed().into_iter().map(|claimed| Queued { id: claimed.id, path: claimed.path }));
         found.sort_by_key(|queued| std::cmp::Reverse(queued.id));
         found.dedup_by_key(|queued| queued.id);
@@ -126,13 +143,12 @@ impl Inbox {
     /// Files that were taken and not put away, by whoever owned the home before or a moment ago; oldest run first.
     pub fn claimed(&self) -> Vec<Claimed> {
         let folder = self.folder.join("claimed");
-        let mut found: Vec<Claimed> = entries(&folder)
-            .filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()))
-            .filter_map(|entry| {
+        let claimed =
+            entries(&folder).filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir())).filter_map(|entry| {
                 let (id, name) = parse_claimed(&entry.file_name())?;
                 Some(Claimed { id, name, path: entry.path() })
-            })
-            .collect();
+            });
+        let mut found = first(&folder, claimed);
         found.sort_by_key(|claimed| claimed.id);
         found
     }
@@ -220,8 +236,20 @@ fn cannot_put_away(claimed: &Claimed, folder: &str, error: &std::io::Error) -> E
     Error::machine("inbox", format!("cannot move {} to {folder}", claimed.path.display()), error)
 }
 
-fn entries(folder: &Path) -> impl Iterator<Item = std::fs::DirEntry> {
-    std::fs::read_dir(folder).into_iter().flatten().take(NAMES_MAX).flatten()
+fn entries(folder: &Path) -> impl Iterator<Item = std::fs::DirEntry> + use<> {
+    std::fs::read_dir(folder).into_iter().flatten().flatten()
+}
+
+/// As many of the tasks of a folder as one look takes in; says so where there are more. What is no task does not count.
+fn first<T>(folder: &Path, mut tasks: impl Iterator<Item = T>) -> Vec<T> {
+    static SAID: std::sync::Once = std::sync::Once::new();
+    let found: Vec<T> = tasks.by_ref().take(NAMES_MAX).collect();
+    if tasks.next().is_some() {
+        SAID.call_once(|| {
+            tracing::warn!(folder = %folder.display(), "more than {NAMES_MAX} tasks lie here; the rest is seen when these are gone");
+        });
+    }
+    found
 }
 
 fn is_file(entry: &std::fs::DirEntry) -> bool {
@@ -300,10 +328,10 @@ pub fn read_task(path: &Path) -> Result<String, Error> {
     read_text(file, &shown.to_string())
 }
 
-/// Reads a claimed file, which must be a regular one: a pipe would wait for ever, and a link may lead anywhere.
-fn read_claimed(claimed: &Claimed) -> Result<String, Error> {
+/// Reads a file that somebody dropped, which must be a regular one: a pipe would wait for ever, and a link may lead anywhere.
+fn read_regular(path: &Path, name: &OsStr) -> Result<String, Error> {
     use rustix::io::Errno;
-    let shown = crate::secrets::printable(&claimed.name.to_string_lossy());
+    let shown = crate::secrets::printable(&name.to_string_lossy());
     let failed = |error: std::io::Error| {
         let message = format!("cannot read {shown}");
         match Errno::from_io_error(&error) {
@@ -315,7 +343,7 @@ fn read_claimed(claimed: &Claimed) -> Result<String, Error> {
         }
     };
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(&claimed.path).map_err(failed)?;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(Error::refused("not_a_file", format!("{shown} is not a regular file"))
             .hint("links, pipes, sockets and devices are not followed or read"));
@@ -420,11 +448,30 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", path("link.yaml")).unwrap();
         for name in ["fifo.yaml", "link.yaml"] {
             let claimed = inbox.take(OsStr::new(name), RunId(uuid::Uuid::now_v7())).unwrap();
-            assert!(read_claimed(&claimed).is_err(), "{name}");
+            assert!(claimed.read().is_err(), "{name}");
         }
         std::fs::write(path("good.yaml"), "a: 1").unwrap();
         let claimed = inbox.take(OsStr::new("good.yaml"), RunId(uuid::Uuid::now_v7())).unwrap();
-        assert_eq!(read_claimed(&claimed).unwrap(), "a: 1");
+        assert_eq!(claimed.read().unwrap(), "a: 1");
+    }
+
+    #[test]
+    fn whatever_else_lies_there_the_tasks_are_found() {
+        let (dir, inbox) = inbox();
+        let path = |name: &str| dir.path().join("inbox").join(name);
+        for number in 0..2 * NAMES_MAX {
+            File::create(path(&format!("{number}.txt"))).unwrap();
+        }
+        let tasks = 20;
+        for number in 0..tasks {
+            std::fs::write(path(&format!("dropped-{number}.yaml")), "a: 1").unwrap();
+            inbox.put(RunId(uuid::Uuid::now_v7()), "a: 1").unwrap();
+        }
+        assert_eq!(inbox.queued().len(), tasks);
+        let mut arrivals = arrivals::Arrivals::of(&path(""), false);
+        arrivals.look();
+        std::thread::sleep(std::time::Duration::from_millis(600));
+        assert_eq!(arrivals.look().ready.len(), 2 * tasks);
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod letter;
 mod smtp;
 mod words;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 
@@ -27,8 +27,8 @@ struct Mail {
     smtp: Smtp,
     post: Post,
     lang: Lang,
-    /// How people reach the pages, if they can.
-    pages: Option<String>,
+    /// Whose settings say how people reach the pages; there once it serves.
+    app: OnceLock<Arc<App>>,
     masker: Masker,
 }
 
@@ -44,8 +44,7 @@ pub fn open(app: &App) -> Result<Option<Box<dyn Channel>>, Error> {
         Language::En => Lang::En,
         Language::Es => Lang::Es,
     };
-    let pages = config.web.url.clone();
-    Ok(Some(Box::new(Mail { post, lang, pages, masker: app.masker(), smtp })))
+    Ok(Some(Box::new(Mail { post, lang, app: OnceLock::new(), masker: app.masker(), smtp })))
 }
 
 fn post(app: &App, smtp: &Smtp) -> Result<Post, Error> {
@@ -83,6 +82,8 @@ impl Channel for Mail {
     }
 
     async fn serve(&self, desk: Arc<Desk>) -> Result<(), Error> {
+        // The same at every opening.
+        self.app.get_or_init(|| desk.app.clone());
         ringer::serve(self, &desk).await
     }
 }
@@ -119,7 +120,10 @@ impl Teller for Mail {
     }
 
     async fn tell(&self, telling: &Telling<'_>) -> Answer {
-        let letter = letter::write(telling, self.pages.as_deref(), self.lang, &self.masker);
+        // As devo.yaml has it now.
+        let config = self.app.get().map(|app| app.config());
+        let pages = config.as_ref().and_then(|config| config.web.url.as_deref());
+        let letter = letter::write(telling, pages, self.lang, &self.masker);
         self.post.send(&letter, telling.to).await
     }
 }

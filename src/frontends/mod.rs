@@ -4,6 +4,7 @@
 
 pub mod causes;
 pub mod cli;
+pub mod doc;
 pub mod drawing;
 pub mod envelope;
 pub mod figures;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::app::{App, Desk};
+use crate::config::Config;
 use crate::error::Error;
 
 /// A way into a daemon. Everything it can do is a call of the [`Desk`].
@@ -35,7 +37,7 @@ pub trait Channel: Send + Sync {
         None
     }
 
-    /// Serves until [`Desk::stopping`] fires. An error ends this channel and no other; the daemon opens it again after a
+    /// Serves until [`Desk::stopping`] fires: the daemon stops, or the channel is opened anew. An error ends this channel and no other; the daemon opens it again after a
     /// while.
     ///
     /// # Errors
@@ -47,4 +49,21 @@ pub trait Channel: Send + Sync {
 pub type OpenChannel = fn(&App) -> Result<Option<Box<dyn Channel>>, Error>;
 
 /// Every channel of the daemon.
-pub const CHANNELS: &[OpenChannel] = &[inbox::open, web::open, webhook::open, mail::open, telegram::open];
+pub const CHANNELS: &[Way] = &[
+    Way { open: inbox::open, settings: |_| String::new() },
+    Way {
+        open: web::open,
+        settings: |config| format!("{:?}", (config.web.listen, config.web.behind_proxy, &config.web.hooks)),
+    },
+    Way { open: webhook::open, settings: |config| format!("{:?}", config.notify.webhook) },
+    Way { open: mail::open, settings: |config| format!("{:?}", config.notify.smtp) },
+    Way { open: telegram::open, settings: |config| config.chat.telegram.is_some().to_string() },
+];
+
+/// A way to a channel.
+pub struct Way {
+    /// Opens it.
+    pub open: OpenChannel,
+    /// What of the settings it reads only when it is opened, as text: if that changes, it is opened anew.
+    pub settings: fn(&Config) -> String,
+}

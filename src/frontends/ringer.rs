@@ -29,6 +29,8 @@ const LOOK: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause that grows by itself.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// The longest pause of something that is put off again and again.
+const PUT_OFF_MAX: Duration = Duration::from_secs(600);
 /// The longest pause that the other side may ask for.
 const ASKED_MAX: Duration = Duration::from_secs(3600);
 /// What one receiver could not be told for so long is dropped, in milliseconds; mail servers give up after as much.
@@ -41,7 +43,7 @@ pub enum Answer {
     Taken,
     /// It will not be taken.
     TurnedDown(String),
-    /// This receiver cannot be told now; others may be.
+    /// This one cannot be told now: others may be, and this receiver other things.
     Later(String),
     /// Nobody can be told now.
     Away {
@@ -158,9 +160,10 @@ struct Ringer<'t> {
     /// The position of the last event that was read.
     cursor: u64,
     rows: BTreeMap<String, Row>,
-    /// Everybody's rest, and that of single receivers.
+    /// Everybody's rest, that of single receivers, and that of single rows.
     all: Option<Rest>,
     each: HashMap<String, Rest>,
+    put_off: HashMap<String, Rest>,
 }
 
 fn row_key(position: u64, receiver: usize) -> String {
@@ -186,7 +189,7 @@ impl<'t> Ringer<'t> {
                 cursor
             }
         };
-        Ok(Self { teller, desk, cursor, rows, all: None, each: HashMap::new() })
+        Ok(Self { teller, desk, cursor, rows, all: None, each: HashMap::new(), put_off: HashMap::new() })
     }
 
     /// Reads on in the feed; whether there was anything.
@@ -269,14 +272,17 @@ impl<'t> Ringer<'t> {
         if rests(self.all.as_ref()) || (!self.rows.is_empty() && self.quiet()) {
             return None;
         }
-        let ready = |row: &Row| row.due.is_none_or(|due| due <= clock) && !rests(self.each.get(&row.to));
-        self.rows.iter().find(|(_, row)| ready(row)).map(|(key, _)| key.clone())
+        let ready = |key: &String, row: &Row| {
+            row.due.is_none_or(|due| due <= clock) && !rests(self.each.get(&row.to)) && !rests(self.put_off.get(key))
+        };
+        self.rows.iter().find(|(key, row)| ready(key, row)).map(|(key, _)| key.clone())
     }
 
     /// How long there is nothing to do unless something happens.
     fn wait(&self) -> Duration {
         let (now, clock) = (Instant::now(), self.desk.app.clock.now());
-        let rests = self.all.iter().chain(self.each.values()).map(|rest| rest.until.saturating_duration_since(now));
+        let rests = self.all.iter().chain(self.each.values()).chain(self.put_off.values());
+        let rests = rests.map(|rest| rest.until.saturating_duration_since(now));
         let due = self.rows.values().filter_map(|row| row.due).map(|due| Duration::from_millis(due.since(clock)));
         // What is over is looked at again only if something stands in its way.
         rests.chain(due).filter(|wait| !wait.is_zero()).min().unwrap_or(LOOK).min(LOOK)
@@ -345,7 +351,10 @@ impl<'t> Ringer<'t> {
                     tracing::error!(channel, %run, ring, to = row.to, "it could not be told for three days and is dropped: {why}");
                     return self.done(key, None).await;
                 }
-                let wait = self.rest_one(&row.to);
+                self.rest_one(&row.to);
+                // Longer than the receiver: what comes behind it is tried before.
+                let pause = self.put_off.get(&key).map_or(2 * PAUSE, |rest| (rest.pause * 2).min(PUT_OFF_MAX));
+                let wait = rest(&mut self.put_off, &key, pause);
                 tracing::warn!(channel, %run, ring, to = row.to, "not now, again in {} s: {why}", wait.as_secs());
                 self.put(&key, Row { begun: repeat, ..row }).await.map(|()| true)
             }
@@ -359,10 +368,9 @@ impl<'t> Ringer<'t> {
         }
     }
 
-    fn rest_one(&mut self, to: &str) -> Duration {
+    fn rest_one(&mut self, to: &str) {
         let pause = self.each.get(to).map_or(PAUSE, |rest| (rest.pause * 2).min(PAUSE_MAX));
-        self.each.insert(to.to_owned(), Rest { until: Instant::now() + pause, pause });
-        pause
+        rest(&mut self.each, to, pause);
     }
 
     /// The row of the next reminder, if there is to be one.
@@ -384,6 +392,7 @@ impl<'t> Ringer<'t> {
 
     /// A row is done, or goes on as another.
     async fn done(&mut self, key: String, next: Option<Row>) -> Result<bool, Error> {
+        self.put_off.remove(&key);
         self.desk
             .app
             .journal
@@ -395,4 +404,10 @@ impl<'t> Ringer<'t> {
         }
         Ok(true)
     }
+}
+
+/// Lets one rest from now on.
+fn rest(rests: &mut HashMap<String, Rest>, key: &str, pause: Duration) -> Duration {
+    rests.insert(key.to_owned(), Rest { until: Instant::now() + pause, pause });
+    pause
 }

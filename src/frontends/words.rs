@@ -69,6 +69,36 @@ impl Lang {
         }
     }
 
+    /// What a check of `devo doctor` is about, by its id; an unknown id is its own title.
+    pub fn check_title(self, id: &str) -> String {
+        let w = self.words();
+        let (kind, name) = id.split_once('.').unwrap_or((id, ""));
+        let title = match (kind, name) {
+            ("git", "") => w.check_git,
+            ("user", "") => w.check_user,
+            ("home", "") => w.check_home,
+            ("home", "private") => w.check_home_private,
+            ("home", "writable") => w.check_home_writable,
+            ("disk", "") => w.check_disk,
+            ("journal", "") => w.check_journal,
+            ("config", "") => w.check_config,
+            ("roles", "") => w.check_roles,
+            ("role", _) => w.check_role,
+            ("repo", _) => w.check_repo,
+            ("secret", _) => w.check_secret,
+            ("web", "") => w.check_web,
+            ("mail", "") => w.check_mail,
+            ("telegram", "") => w.check_telegram,
+            ("sandbox", _) => {
+                let (sandbox, repo) = name.split_once('.').unwrap_or((name, ""));
+                let title = if repo.is_empty() { w.check_sandbox } else { w.check_sandbox_repo };
+                return fill(title, &[("name", sandbox), ("repo", repo)]);
+            }
+            _ => return id.to_owned(),
+        };
+        fill(title, &[("name", name)])
+    }
+
     /// Its texts.
     pub fn words(self) -> &'static Words {
         words(self)
@@ -290,6 +320,23 @@ table! {
     check_warning: "warning", "aviso";
     check_critical: "missing", "falta";
     check_skipped: "not tried", "sin probar";
+    check_git: "Git", "Git";
+    check_user: "Who devo runs as", "Con qué usuario corre devo";
+    check_home: "Home", "Carpeta de devo";
+    check_home_private: "Who can read the home", "Quién puede leer la carpeta";
+    check_home_writable: "Writing to the home", "Escritura en la carpeta";
+    check_disk: "Room on the disk", "Espacio en el disco";
+    check_journal: "Journal of the runs", "Diario de las ejecuciones";
+    check_config: "Settings (devo.yaml)", "Ajustes (devo.yaml)";
+    check_roles: "Models", "Modelos";
+    check_role: "Model of the role {name}", "Modelo del rol {name}";
+    check_repo: "Repository {name}", "Repositorio {name}";
+    check_secret: "Secret {name}", "Secreto {name}";
+    check_web: "Pages and API", "Páginas y API";
+    check_mail: "Mail", "Correo";
+    check_telegram: "Telegram", "Telegram";
+    check_sandbox: "Sandbox {name}", "Sandbox {name}";
+    check_sandbox_repo: "Sandbox {name} for {repo}", "Sandbox {name} para {repo}";
 }
 
 #[cfg(test)]
@@ -315,6 +362,16 @@ mod tests {
         {
             assert_ne!(Lang::Es.refusal(code, "english"), "english", "{code}");
         }
+    }
+
+    #[test]
+    fn checks_have_titles_whatever_their_names() {
+        assert_eq!(Lang::Es.check_title("home.private"), "Quién puede leer la carpeta");
+        assert_eq!(Lang::En.check_title("repo.my.shop"), "Repository my.shop");
+        assert_eq!(Lang::Es.check_title("sandbox.docker"), "Sandbox docker");
+        assert_eq!(Lang::Es.check_title("sandbox.docker.my.shop"), "Sandbox docker para my.shop");
+        assert_eq!(Lang::En.check_title("secret.{name}"), "Secret {name}");
+        assert_eq!(Lang::En.check_title("something.new"), "something.new");
     }
 
     #[test]

@@ -62,6 +62,13 @@ pub struct RunRow {
     pub summary: Summary,
 }
 
+impl RunRow {
+    /// Whether the run waits for a person.
+    pub fn waits(&self) -> bool {
+        self.summary.waiting_for.is_some()
+    }
+}
+
 /// Which runs a list is to show: those that fit everything that is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
@@ -289,7 +296,12 @@ impl JournalError {
             }
             Self::Busy { .. } => "wait for the other process, or see who it is with `fuser`".to_owned(),
             Self::Conflict { .. } => "run one devo per home".to_owned(),
-            Self::TooLarge { .. } | Self::NoArtifact(_) | Self::Other { .. } => return None,
+            Self::TooLarge { .. } => format!(
+                "make it smaller: an event takes {} KiB at most, a file {} MiB",
+                EVENT_MAX / 1024,
+                ARTIFACT_MAX / (1024 * 1024)
+            ),
+            Self::NoArtifact(_) | Self::Other { .. } => return None,
         })
     }
 

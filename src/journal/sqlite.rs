@@ -41,8 +41,8 @@ pub enum Durability {
     Normal,
 }
 
-/// Works inside a transaction, or learns that there is none.
-type Job = Box<dyn FnOnce(Result<&Transaction<'_>, JournalError>) -> Finish + Send>;
+/// Works inside a transaction, or learns that there is none; says what went wrong.
+type Job = Box<dyn FnOnce(Result<&Transaction<'_>, JournalError>) -> (Finish, Option<JournalError>) + Send>;
 /// Sends the answer once it is known whether the transaction was committed.
 type Finish = Box<dyn FnOnce(Result<(), JournalError>) + Send>;
 
@@ -106,10 +106,12 @@ impl SqliteJournal {
                     WriteError::Sqlite(error) => translate(&path, error),
                 })
             });
-            Box::new(move |committed| {
+            let failed = result.as_ref().err().cloned();
+            let finish: Finish = Box::new(move |committed| {
                 // The asker may be gone; the write stands.
                 let _ = sender.send(committed.and(result));
-            })
+            });
+            (finish, failed)
         });
         let gone =
             || JournalError::Other { path: self.path.display().to_string(), why: "its writer is gone".to_owned() };
@@ -217,13 +219,22 @@ impl From<JournalError> for WriteError {
     }
 }
 
+/// Does the work whole or not at all. SQLite itself may give up more than the work, for instance where the disk is full:
+/// the transaction is over then, and the work's own error says why.
 fn savepoint<T>(
     transaction: &Transaction<'_>,
     work: impl FnOnce(&Transaction<'_>) -> Result<T, WriteError>,
 ) -> Result<T, WriteError> {
     transaction.execute_batch("SAVEPOINT job")?;
-    let result = work(transaction);
-    transaction.execute_batch(if result.is_ok() { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" })?;
+    let result = work(transaction).and_then(|value| {
+        transaction.execute_batch("RELEASE job")?;
+        Ok(value)
+    });
+    let over = transaction.is_autocommit();
+    if result.is_err() && !over && transaction.execute_batch("ROLLBACK TO job; RELEASE job").is_err() {
+        // A part of it must not be committed with the rest: then nothing is.
+        let _ = transaction.execute_batch("ROLLBACK");
+    }
     result
 }
 
@@ -231,21 +242,38 @@ fn write_loop(path: &Path, mut connection: Connection, jobs: &mpsc::Receiver<Job
     while let Ok(first) = jobs.recv() {
         let more = jobs.try_iter().take(GROUP_MAX - 1);
         let group: Vec<Job> = std::iter::once(first).chain(more).collect();
-        let (finishes, committed): (Vec<Finish>, _) =
-            match connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate) {
-                Ok(transaction) => {
-                    let finishes = group.into_iter().map(|job| job(Ok(&transaction))).collect();
-                    (finishes, transaction.commit().map_err(|error| translate(path, error)))
-                }
-                Err(error) => {
-                    let error = translate(path, error);
-                    (group.into_iter().map(|job| job(Err(error.clone()))).collect(), Ok(()))
-                }
-            };
+        let (finishes, committed) = write_group(path, &mut connection, group);
         for finish in finishes {
             finish(committed.clone());
         }
     }
+}
+
+/// Does the jobs in one transaction: all that did not fail by themselves are committed, or none.
+fn write_group(path: &Path, connection: &mut Connection, group: Vec<Job>) -> (Vec<Finish>, Result<(), JournalError>) {
+    let begun = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate);
+    let transaction = begun.map_err(|error| translate(path, error));
+    // Why there is no transaction, or no more.
+    let mut gone = transaction.as_ref().err().cloned();
+    let mut finishes = Vec::with_capacity(group.len());
+    for job in group {
+        let (finish, failed) = job(match (&transaction, &gone) {
+            (Ok(transaction), None) => Ok(transaction),
+            (Err(error), _) | (Ok(_), Some(error)) => Err(error.clone()),
+        });
+        finishes.push(finish);
+        if gone.is_none() && transaction.as_ref().is_ok_and(|transaction| transaction.is_autocommit()) {
+            // What the jobs before it wrote went with it, and what those behind it wrote would be committed one by one.
+            let why =
+                || JournalError::Other { path: path.display().to_string(), why: "a transaction ended early".into() };
+            gone = Some(failed.unwrap_or_else(why));
+        }
+    }
+    let committed = match (gone, transaction) {
+        (Some(error), _) | (None, Err(error)) => Err(error),
+        (None, Ok(transaction)) => transaction.commit().map_err(|error| translate(path, error)),
+    };
+    (finishes, committed)
 }
 
 /// The journal holds task texts and outputs: nobody else reads it.

@@ -139,7 +139,7 @@ impl Bubblewrap {
 
     /// Covers what must stay out of sight and lies in a folder that is shared.
     fn mask(&self, options: &mut Options) -> Result<(), SandboxError> {
-        let shared = SYSTEM.iter().map(PathBuf::from).chain(self.shared.iter().cloned());
+        let shared = SYSTEM.iter().map(PathBuf::from).chain(etc()).chain(self.shared.iter().cloned());
         let shared: Vec<(PathBuf, PathBuf)> =
             shared.filter_map(|shown| Some((shown.canonicalize().ok()?, shown))).collect();
         for path in self.settings.hide.iter().filter_map(|path| path.canonicalize().ok()) {
@@ -304,7 +304,9 @@ fn readable(settings: &Settings, path: &Path) -> Result<PathBuf, SandboxError> {
     match path {
         path if !path.is_absolute() => refuse("is not an absolute path"),
         path if !path.exists() => refuse("does not exist"),
-        path if hidden(settings, path) => refuse("holds what commands must not see"),
+        path if hidden(settings, path) => {
+            refuse("is, or lies in, what commands must not see: devo's home, or a file of a secret")
+        }
         path if covers(path) => refuse("would cover the sandbox's own folders"),
         path => Ok(path.to_owned()),
     }
@@ -346,5 +348,10 @@ mod tests {
         let mut options = Options::default();
         sandbox.mask(&mut options).expect("plain paths");
         assert!(options.words.contains(&above.join("x/secret").display().to_string()), "{:?}", options.words);
+        // A file is named for what it is.
+        fs::write(above.join("x/key"), "k").expect("a file");
+        (settings.hide, settings.read) = (vec![above.join("x/key")], vec![above.join("x/key")]);
+        let refused = Bubblewrap::find(&settings).expect_err("the file holds a secret");
+        assert!(refused.to_string().contains("a file of a secret"), "{refused}");
     }
 }

@@ -35,11 +35,6 @@ impl Captured {
         self.tail.extend(rest);
     }
 
-    /// Bytes that the stream had.
-    pub fn total_bytes(&self) -> u64 {
-        self.total
-    }
-
     /// Bytes that were not kept.
     pub fn cut_bytes(&self) -> u64 {
         self.total - (self.head.len() + self.tail.len()) as u64
@@ -115,7 +110,7 @@ mod tests {
             bytes in proptest::collection::vec(any::<u8>(), 0..300), limit in 0_usize..200, chunk in 1_usize..70,
         ) {
             let captured = capture(limit, &bytes, chunk);
-            prop_assert_eq!(captured.total_bytes(), bytes.len() as u64);
+            prop_assert_eq!(captured.total, bytes.len() as u64);
             prop_assert!(captured.head.len() + captured.tail.len() <= limit);
             prop_assert!(bytes.starts_with(&captured.head));
             let tail: Vec<u8> = captured.tail.iter().copied().collect();

@@ -416,7 +416,8 @@ pub struct Settings {
     pub toolchains: Arc<Toolchains>,
     /// Further host folders that commands may read (`sandbox.read`).
     pub read: Vec<PathBuf>,
-    /// Host paths that stay out of sight even where a bound folder holds them: the home with journal and keys.
+    /// Host paths that stay out of sight even where a bound folder holds them: the home with journal and keys, and files of
+    /// secrets elsewhere.
     pub hide: Vec<PathBuf>,
     /// Who allowed `host`, in words that are shown; `None` refuses it.
     pub host_allowed: Option<String>,

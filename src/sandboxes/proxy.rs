@@ -31,8 +31,10 @@ pub const PORT: u16 = 3128;
 
 /// Connections of one proxy at once, tunnels included; more wait. Package managers open some dozens.
 const MOST_CONNECTIONS: usize = 64;
-/// The same of all proxies of this process: each takes two descriptors, of which a process has often no more than 1024.
-static ALL_CONNECTIONS: Semaphore = Semaphore::const_new(256);
+/// What of them a proxy always has, however many the others hold: commands of one run may keep tunnels open for nothing.
+const OWN_CONNECTIONS: usize = 4;
+/// The rest, of all proxies of this process: each takes two descriptors, of which a process has often no more than 1024.
+static COMMON_CONNECTIONS: Semaphore = Semaphore::const_new(256);
 /// Refusals told per grant: who tries more hosts than this is not helped by a longer list.
 const MOST_TOLD: usize = 50;
 
@@ -58,6 +60,10 @@ struct Shared {
     stop: CancellationToken,
     /// One for each connection that there may be.
     places: Arc<Semaphore>,
+    /// Of these, the ones that are this proxy's own.
+    own: Arc<Semaphore>,
+    /// And the ones for which it takes turns with others.
+    common: &'static Semaphore,
 }
 
 #[derive(Debug)]
@@ -89,8 +95,12 @@ pub fn variables(domains: &[Domain], direct: &[&str]) -> Vec<(String, String)> {
 impl Proxy {
     /// A proxy that listens nowhere yet.
     pub(super) fn new() -> Self {
-        let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-        let shared = Shared { grants: Mutex::default(), stop: CancellationToken::new(), places };
+        Self::beside(&COMMON_CONNECTIONS)
+    }
+
+    fn beside(common: &'static Semaphore) -> Self {
+        let [places, own] = [MOST_CONNECTIONS, OWN_CONNECTIONS].map(|count| Arc::new(Semaphore::new(count)));
+        let shared = Shared { grants: Mutex::default(), stop: CancellationToken::new(), places, own, common };
         Self { shared: Arc::new(shared), socket: None }
     }
 

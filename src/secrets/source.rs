@@ -56,6 +56,13 @@ pub fn secret(names: &[&str], lookup: &dyn Fn(&str) -> Option<String>) -> Result
     Ok(None)
 }
 
+/// Every file and folder in which [`secret`] looks for these names.
+pub fn places<'n>(names: impl Iterator<Item = &'n str>, lookup: &dyn Fn(&str) -> Option<String>) -> Vec<PathBuf> {
+    let files = names.map(|name| format!("{name}_FILE"));
+    let all = files.chain(["CREDENTIALS_DIRECTORY".to_owned()]);
+    all.filter_map(|name| lookup(&name).filter(|path| !path.is_empty()).map(PathBuf::from)).collect()
+}
+
 fn from_file(name: &str, path: &Path) -> Result<Option<SecretString>, Unreadable> {
     let refuse = |reason: String| Unreadable { name: name.to_owned(), path: path.to_owned(), reason };
     let meta = std::fs::metadata(path).map_err(|error| refuse(error.to_string()))?;

@@ -1,5 +1,6 @@
 //! `commit`: makes the commit out of exactly the tree that was tested. Its date and parent are recorded before it is made, so
-//! its id is fixed and a second try finds the first one's commit.
+//! its id is fixed and a second try finds the first one's commit. A run that went back and changed more commits again, on top
+//! of what it committed before: what may have been pushed already is never replaced.
 
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -13,7 +14,7 @@ use crate::core::graph::Authority;
 use crate::core::plan::PlanRecord;
 use crate::core::time::Timestamp;
 use crate::secrets::looks_like_a_key;
-use crate::workspace::{Error, NewCommit, TreeId};
+use crate::workspace::{CommitId, Error, NewCommit, TreeId};
 
 /// `commit` in the list.
 pub const KIND: Kind = Kind {
@@ -28,6 +29,9 @@ pub const KIND: Kind = Kind {
 
 /// The longest subject, in characters: what `git log --oneline` and forges show whole.
 const SUBJECT_MAX: usize = 72;
+
+/// The trailer by which a run finds its own commits.
+const RUN_ID: &str = "Run-Id";
 
 /// Of the places that a message names.
 const PLACES_MAX: usize = 10;
@@ -82,8 +86,29 @@ impl Commit {
                 .hint("revise the plan so that its text does not repeat it"));
         }
         no_secrets(cx, tree).await?;
-        Ok(Outcome::Again(json!({"tree": tree.to_string(), "message": message, "date_ms": cx.now.0})))
+        let parent = parent(cx, tree).await?;
+        Ok(Outcome::Again(json!({
+            "tree": tree.to_string(), "parent": parent.to_string(), "message": message, "date_ms": cx.now.0,
+        })))
     }
+}
+
+/// What the next commit stands on: what this run committed last, else its base. A branch that somebody else moved is not
+/// followed; the commit then says so.
+async fn parent(cx: &Context, tree: TreeId) -> Result<CommitId, Failure> {
+    let base = cx.commit_id("branch", "base_commit")?;
+    let (run_dir, run) = (cx.run_dir.clone(), cx.spec.task_id.to_string());
+    cx.git(move |repo, cancelled| {
+        let worktree = repo.worktree(&run_dir, cancelled)?;
+        // Also where an earlier commit would make taking everything back look like a change.
+        if worktree.tree_of(base)? == tree {
+            return Err(Error::NothingToCommit { parent: base.to_string() });
+        }
+        let own = worktree.find_commit_by_trailer(RUN_ID, &run)?;
+        let head = worktree.head()?;
+        Ok(if own == Some(head) { head } else { base })
+    })
+    .await
 }
 
 /// Refuses a change that brings a secret which this engine knows; says which lines look like a key of someone else.
@@ -116,7 +141,7 @@ async fn no_secrets(cx: &Context, tree: TreeId) -> Result<(), Failure> {
     let places = cx.equipment.masker.mask(&known[..known.len().min(PLACES_MAX)].join(", "));
     let more = if known.len() > PLACES_MAX { format!(" and {} more", known.len() - PLACES_MAX) } else { String::new() };
     let editing =
-        cx.outputs.iter().filter(|(_, produced)| produced.kind == "execute-loop").max_by_key(|(_, p)| p.index);
+        cx.outputs.iter().filter(|(_, produced)| produced.kind == "execute-loop").max_by_key(|(_, p)| p.place);
     let from = editing.map_or_else(|| "STEP".to_owned(), |(id, _)| id.to_string());
     Err(Failure::terminal("secret", format!("nothing is committed: a secret of this engine stands in {places}{more}"))
         .hint(format!("find out how it got there and renew it; `devo retry RUN --from {from}` makes the change anew")))
@@ -128,12 +153,14 @@ async fn make(cx: &Context, carry: &Value) -> Result<Outcome, Failure> {
     let (tree, message, date) = (text("tree"), text("message"), carry["date_ms"].as_i64().unwrap_or_default());
     let run_dir = cx.run_dir.clone();
     let run = cx.spec.task_id.to_string();
-    let parent = cx.commit_id("branch", "base_commit")?;
+    let base = cx.commit_id("branch", "base_commit")?;
+    // A version that made one commit per run recorded none.
+    let parent = carry["parent"].as_str().map_or(Ok(base), str::parse).map_err(|error: Error| error.to_failure())?;
     let (commit, stat) = cx
         .git(move |repo, cancelled| {
             let worktree = repo.worktree(&run_dir, cancelled)?;
             let tree = tree.parse()?;
-            let made = worktree.find_commit_by_trailer("Run-Id", &run)?;
+            let made = worktree.find_commit_by_trailer(RUN_ID, &run)?;
             let commit = match made {
                 Some(commit) if worktree.tree_of(commit)? == tree => commit,
                 _ => worktree.commit(&NewCommit {
@@ -145,7 +172,8 @@ async fn make(cx: &Context, carry: &Value) -> Result<Outcome, Failure> {
                     date: Timestamp(date),
                 })?,
             };
-            let stat = worktree.diffstat(worktree.tree_of(parent)?, tree)?;
+            // Of all that the branch brings.
+            let stat = worktree.diffstat(worktree.tree_of(base)?, tree)?;
             Ok::<_, Error>((commit, stat))
         })
         .await?;
@@ -165,7 +193,7 @@ fn message(kind: &str, plan: &PlanRecord, run: &str) -> String {
     };
     // A line of the summary that looks like a trailer must not become one: the body is followed by the trailers' own block.
     let body: String = plan.plan.summary.lines().map(|line| wrap(&one_line(line))).collect::<Vec<_>>().join("\n");
-    format!("{kind}: {subject}\n\n{}\n\nRun-Id: {run}\nPlan-Hash: {}\n", body.trim(), plan.hash)
+    format!("{kind}: {subject}\n\n{}\n\n{RUN_ID}: {run}\nPlan-Hash: {}\n", body.trim(), plan.hash)
 }
 
 fn one_line(text: &str) -> String {

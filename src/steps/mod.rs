@@ -32,7 +32,7 @@ use crate::agent::talk::Store;
 use crate::core::budget::{Usage, Usd};
 use crate::core::event::{PromptRecord, Question, RunSpec};
 use crate::core::failure::Failure;
-use crate::core::graph::Authority;
+use crate::core::graph::{Authority, Place};
 use crate::core::id::StepId;
 use crate::core::plan::{PlanRecord, sha256};
 use crate::core::service::Services;
@@ -196,10 +196,11 @@ pub struct Context {
 }
 
 impl Context {
-    /// The output of the nearest step of a type that comes before this one.
+    /// The output of a step of a type that comes before this one: of several, the last in the order of what they need,
+    /// then of the file.
     pub fn output_of(&self, kind: &str) -> Option<&Value> {
         let found = self.outputs.values().filter(|produced| produced.kind == kind);
-        found.max_by_key(|produced| produced.index).map(|produced| &produced.output)
+        found.max_by_key(|produced| produced.place).map(|produced| &produced.output)
     }
 
     /// What templates see: `inputs`, `steps`, `run`.
@@ -215,7 +216,9 @@ impl Context {
 
     /// Where commands of this step start: the workspace if the run has one, else an empty folder of the run's own.
     pub fn command_folder(&self) -> Result<PathBuf, Failure> {
-        let name = if self.output_of("branch").is_some() { "workspace" } else { "scratch" };
+        // One that was skipped, or that failed, made none.
+        let branch = self.output_of("branch").is_some_and(|output| output["branch"].is_string());
+        let name = if branch { "workspace" } else { "scratch" };
         let folder = self.run_dir.join(name);
         std::fs::create_dir_all(&folder)
             .map_err(|error| Failure::terminal("folder", format!("cannot make {}: {error}", folder.display())))?;
@@ -284,7 +287,7 @@ pub struct Produced {
     /// Its type.
     pub kind: String,
     /// Its place in the pipeline.
-    pub index: usize,
+    pub place: Place,
     /// How it ended, in the contract's words.
     pub state: &'static str,
     /// Its output; an empty object where it has none.

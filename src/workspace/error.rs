@@ -341,6 +341,9 @@ impl Error {
             Self::MissingObject { .. } => "the home's repos/ or runs/ folder lost files; start the task again",
             Self::OtherWorkspace { .. } | Self::NoWorkspace { .. } => "start the task again",
             Self::NothingToCommit { .. } => "the task may be done already; look at the plan and at `devo diff RUN`",
+            Self::BranchMoved { .. } => {
+                "something else than this run moved its branch; make the change anew: devo retry RUN --from branch"
+            }
             Self::Protected { .. } => "only the run's own task branch is pushed; look at `protected` in devo.yaml",
             Self::RemoteMoved { .. } => "delete or rename that branch on the remote, then: devo retry RUN --from push",
             Self::Rejected { .. } => {

@@ -139,11 +139,6 @@ impl Remote {
         self.is_at(host) || self.place().is_some_and(|own| split_port(&own).0 == host.to_ascii_lowercase())
     }
 
-    /// Whether it is a path on this machine.
-    pub fn is_local(&self) -> bool {
-        matches!(self.kind, Kind::Local(_))
-    }
-
     fn is_loopback(&self) -> bool {
         let Kind::Web { host, .. } = &self.kind else { return false };
         let name = match host.strip_prefix('[') {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::daemon::until;
 use crate::fake::claude;
-use crate::http::{Reply, send};
+use crate::http::{Reply, send, signature};
 use crate::main_job::plan;
 use crate::telegram_fake::{Shown, Telegram};
 use crate::web::Daemon;
@@ -110,12 +110,8 @@ impl Place {
                 self.form("/new", &[("pipeline", "dev-task"), ("repo", "shop"), ("task", task)]).status(303);
             }
             "webhook" => {
-                use hmac::{Hmac, KeyInit as _, Mac as _};
                 let body = json!({ "task": task }).to_string();
-                let mut mac = Hmac::<sha2::Sha256>::new_from_slice(HOOK_SECRET.as_bytes()).unwrap();
-                mac.update(body.as_bytes());
-                let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-                let signature = format!("sha256={hex}");
+                let signature = signature(HOOK_SECRET, &body);
                 send(&self.daemon.address, "POST", "/hooks/ci", &[("x-hub-signature-256", &signature)], &body)
                     .status(202);
             }

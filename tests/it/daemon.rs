@@ -367,7 +367,7 @@ fn a_run_that_stands_still_goes_on_when_somebody_asks() {
 }
 
 #[test]
-fn what_a_reload_cannot_change_is_said() {
+fn a_reload_says_what_it_cannot_do() {
     let world = quick();
     let daemon = Daemon::start(&world);
     let reload = |more: &str| {
@@ -379,7 +379,8 @@ fn what_a_reload_cannot_change_is_said() {
     };
     assert!(!reload("limits: {runs: 3}").contains("started again"), "limits are in force at once");
     let log = reload("journal: {durability: normal}\nchat: {telegram: {allow: [1]}}");
-    assert!(log.contains("chat.telegram, journal.durability") && log.contains("started again"), "{log}");
+    assert!(log.contains("journal.durability") && log.contains("started again"), "{log}");
+    assert!(log.contains("TELEGRAM_BOT_TOKEN is not set") && log.contains("it is as before"), "{log}");
     daemon.stop();
 }
 

@@ -49,6 +49,7 @@ fn files_of_old_runs_go_and_the_runs_are_still_known() {
     assert!(world.devo(&["logs", &id]).code(0).stdout.contains("2048"));
     let refused = world.devo(&["retry", &id]).code(2);
     assert!(refused.stderr.contains("removed by `devo gc`"), "{}", refused.stderr);
+    assert!(!refused.stderr.contains("devo resume") && refused.stderr.contains("devo status"), "{}", refused.stderr);
     assert_eq!(found(&world, &["--older-than", "0s"]), [], "once is enough");
     assert!(world.devo(&["gc", "--older-than", "soon"]).code(2).stderr.contains("is not an age"));
 }

@@ -245,3 +245,41 @@ fn doctor_names_secrets_without_a_value() {
     assert_eq!(level("secret.DEPLOY_KEY"), Some("warning"));
     assert_eq!(level("secret.UNKNOWN_ONE"), Some("warning"));
 }
+
+#[test]
+fn files_of_keys_are_out_of_sight_where_a_shared_folder_holds_them() {
+    let world = World::bare();
+    let shared = world.path("shared");
+    let config = format!(
+        "secrets: [NPM_TOKEN]\nsandbox: {{type: bubblewrap, read: ['{}']}}\n\
+         git: {{credentials: {{git.example.org: {{ssh_key: '{}'}}}}}}\n",
+        shared.display(),
+        shared.join("ssh/id").display()
+    );
+    std::fs::write(world.home().join("devo.yaml"), &config).unwrap();
+    for name in ["shared/anthropic", "shared/npm", "shared/ssh/id", "shared/systemd/X", "shared/tool"] {
+        world.write(name, "what-is-in-the-file");
+    }
+    let _agent = std::os::unix::net::UnixListener::bind(shared.join("agent")).unwrap();
+    // A command sees a name, and nothing in it, where a key is; what else the folder holds it reads.
+    let look = "cd SHARED; for file in anthropic npm ssh/id systemd/X tool; do \
+                grep -q . $file 2>/dev/null && echo \"read $file\"; done; test -S agent && echo agent; true";
+    let text = format!("steps:\n  a: {{type: shell, run: {}}}\n", serde_json::to_string(look).unwrap());
+    let text = text.replace("SHARED", shared.to_str().unwrap());
+    std::fs::write(world.home().join("pipelines/p.yaml"), text).unwrap();
+    let mut command = world.command(&["run", "--pipeline", "p", "--json"]);
+    command
+        .env_remove("ANTHROPIC_API_KEY")
+        .env("ANTHROPIC_API_KEY_FILE", shared.join("anthropic"))
+        .env("NPM_TOKEN_FILE", shared.join("npm"))
+        .env("CREDENTIALS_DIRECTORY", shared.join("systemd"))
+        .env("SSH_AUTH_SOCK", shared.join("agent"));
+    let run = ran(command.output().unwrap()).code(0).lines().pop().unwrap()["run"].clone();
+    assert_eq!(run["steps"][0]["output"]["stdout"], "read tool\n", "{run:#}");
+
+    std::fs::write(world.home().join("devo.yaml"), config.replace("shared']", "shared/npm']")).unwrap();
+    let mut command = world.command(&["run", "--pipeline", "p"]);
+    let refused = ran(command.env("NPM_TOKEN_FILE", shared.join("npm")).output().unwrap());
+    assert_ne!(refused.code, Some(0));
+    assert!(refused.stderr.contains("a file of a secret"), "{}", refused.stderr);
+}

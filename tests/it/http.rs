@@ -31,6 +31,15 @@ impl Reply {
     }
 }
 
+/// A forge's signature of a body.
+pub fn signature(secret: &str, body: &str) -> String {
+    use hmac::{Hmac, KeyInit as _, Mac as _};
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    mac.update(body.as_bytes());
+    let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256={hex}")
+}
+
 /// A server-sent event.
 #[derive(Debug, Clone)]
 pub struct Sent {

@@ -4,7 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -25,6 +27,42 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 #[test]
+fn what_lies_among_the_claimed_is_neither_followed_nor_waited_for() {
+    let world = quick();
+    let claimed = inbox(&world).join("claimed");
+    std::fs::create_dir_all(&claimed).unwrap();
+    let secret = world.write("elsewhere.yaml", "pipeline: from-elsewhere\ntask: not to be read\n");
+    let (link, pipe) = ("0193b2c0-7e1f-7abc-8def-000000000001", "0193b2c0-7e1f-7abc-8def-000000000002");
+    symlink(secret, claimed.join(format!("{link}.yaml"))).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, claimed.join(format!("{pipe}.yaml")), 0o600.into()).unwrap();
+    // A pipe would make it wait for ever.
+    let ends = |args: &[&str]| {
+        let mut child = world.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let end = Instant::now() + Duration::from_secs(20);
+        while child.try_wait().unwrap().is_none() {
+            if Instant::now() > end {
+                child.kill().unwrap();
+                panic!("{args:?} hangs");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        crate::world::ran(child.wait_with_output().unwrap())
+    };
+    let listed = ends(&["status", "--json"]).code(0);
+    assert!(listed.stdout.contains(link) && listed.stdout.contains(pipe), "{}", listed.stdout);
+    assert!(
+        !listed.stdout.contains("from-elsewhere") && !listed.stdout.contains("not to be read"),
+        "{}",
+        listed.stdout
+    );
+    for run in [link, pipe] {
+        let refused = ends(&["resume", run]).code(2);
+        assert!(!refused.stderr.contains("from-elsewhere"), "{}", refused.stderr);
+        assert!(inbox(&world).join(format!("rejected/{run}.yaml.error.txt")).exists(), "{}", refused.stderr);
+    }
+}
+
+#[test]
 fn whatever_is_dropped_is_answered_or_left_alone() {
     let world = quick();
     let inbox = inbox(&world);
@@ -36,6 +74,12 @@ fn whatever_is_dropped_is_answered_or_left_alone() {
     drop("mistakes.yaml", b"pipeline: {steps: {a: {type: shel}}}\ntsk: x\n");
     drop("latin1.yaml", b"task: \xe9\n");
     drop("huge.yaml", &vec![b'#'; 3 * 1024 * 1024]);
+    // Small enough for the folder, and too large for an event: what comes behind it is answered all the same.
+    let wordy = format!(
+        "task: {}\npipeline: {{inputs: {{task: {{type: string}}}}, steps: {{a: {{type: shell, run: 'true'}}}}}}\n",
+        "x".repeat(600_000)
+    );
+    drop("a-wordy.yaml", wordy.as_bytes());
     drop("path.yaml", b"pipeline: /etc/passwd\n");
     drop("target.yaml", b"notify: [smtp:a@b]\npipeline: {steps: {a: {type: shell, run: 'true'}}}\n");
     symlink("/etc/passwd", inbox.join("link.yaml")).unwrap();
@@ -44,9 +88,18 @@ fn whatever_is_dropped_is_answered_or_left_alone() {
     for left in [".hidden.yaml", "backup.yaml~", "half.yaml.tmp", "notes.txt"] {
         drop(left, b"pipeline: nope\n");
     }
-    until(|| (names(&inbox.join("done")).len() + names(&inbox.join("rejected")).len() / 2 >= 9).then_some(()));
+    until(|| (names(&inbox.join("done")).len() + names(&inbox.join("rejected")).len() / 2 >= 10).then_some(()));
     assert_eq!(names(&inbox.join("done")), ["early.yaml", "good.yml"]);
-    let rejected = ["huge.yaml", "latin1.yaml", "link.yaml", "mistakes.yaml", "path.yaml", "pipe.yaml", "target.yaml"];
+    let rejected = [
+        "a-wordy.yaml",
+        "huge.yaml",
+        "latin1.yaml",
+        "link.yaml",
+        "mistakes.yaml",
+        "path.yaml",
+        "pipe.yaml",
+        "target.yaml",
+    ];
     let with_reasons: Vec<String> =
         rejected.iter().flat_map(|name| [(*name).to_owned(), format!("{name}.error.txt")]).collect();
     assert_eq!(names(&inbox.join("rejected")), with_reasons);
@@ -55,6 +108,7 @@ fn whatever_is_dropped_is_answered_or_left_alone() {
     for wanted in ["mistakes.yaml:1:30", "did you mean `shell`?", "mistakes.yaml:2:1", "did you mean `task`?"] {
         assert!(mistakes.contains(wanted), "{wanted:?} is missing in {mistakes}");
     }
+    assert!(reason("a-wordy.yaml").contains("too large") && reason("a-wordy.yaml").contains("make it smaller"));
     assert!(reason("huge.yaml").contains("larger than"));
     assert!(reason("latin1.yaml").contains("UTF-8"));
     assert!(!reason("path.yaml").contains("root:"), "no line of a file that was named is shown");
@@ -147,7 +201,7 @@ fn what_was_claimed_before_a_crash_is_taken_up_once() {
 type Told = Arc<Mutex<Vec<(Value, String)>>>;
 
 /// A receiver that keeps the bodies and the signatures; the first of each event is answered only when the gate opens.
-fn receiver(gate: Arc<Mutex<()>>) -> (String, Told) {
+fn receiver(gate: Arc<Mutex<()>>, stumbles: &'static str) -> (String, Told) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/told", listener.local_addr().unwrap());
     let told = Told::default();
@@ -171,7 +225,12 @@ fn receiver(gate: Arc<Mutex<()>>) -> (String, Told) {
                     }
                 };
                 let signature = head.lines().find_map(|line| line.strip_prefix("x-devo-signature-256: ")).unwrap();
-                shared.lock().unwrap().push((serde_json::from_str(&body).unwrap(), signature.to_owned()));
+                let told: Value = serde_json::from_str(&body).unwrap();
+                if told["run"]["task"] == stumbles {
+                    let _ = stream.write_all(b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                    return;
+                }
+                shared.lock().unwrap().push((told, signature.to_owned()));
                 drop(gate.lock().unwrap());
                 let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n");
             });
@@ -184,7 +243,7 @@ fn receiver(gate: Arc<Mutex<()>>) -> (String, Told) {
 fn a_webhook_is_told_once_and_after_a_kill_at_most_once_more() {
     let world = quick();
     let gate = Arc::new(Mutex::new(()));
-    let (url, told) = receiver(gate.clone());
+    let (url, told) = receiver(gate.clone(), "stumble");
     configure(&world, &format!("notify: {{webhook: {{url: '{url}', secret: HOOK}}}}"));
     let refused = world.devo(&["serve"]).code(2);
     assert!(refused.stderr.contains("HOOK"), "{}", refused.stderr);
@@ -192,6 +251,9 @@ fn a_webhook_is_told_once_and_after_a_kill_at_most_once_more() {
     let daemon = start();
     let good = world.write("good.yaml", GOOD);
     let bad = world.write("bad.yaml", "pipeline: {steps: {a: {type: shell, run: exit 1}}}\n");
+    // It stumbles over one, always: the others are told all the same.
+    let odd = world.write("odd.yaml", &format!("task: stumble\n{GOOD}"));
+    world.devo(&["run", odd.to_str().unwrap()]).code(0);
     let count = |wanted: usize| until(|| (told.lock().unwrap().len() >= wanted).then_some(()));
     world.devo(&["run", good.to_str().unwrap()]).code(0);
     count(1);

@@ -290,8 +290,13 @@ fn unanswered_questions_are_told_again_and_quiet_hours_hold_all_back() {
     std::thread::sleep(std::time::Duration::from_secs(3));
     assert_eq!(smtp.mails().len(), 2, "nothing rings now");
     config("");
+    let text = std::fs::read_to_string(world.home().join("devo.yaml")).unwrap();
+    let text =
+        text.replace("web: {listen: '127.0.0.1:0'}", "web: {listen: '127.0.0.1:0', url: 'https://moved.example.org'}");
+    std::fs::write(world.home().join("devo.yaml"), text).unwrap();
     daemon.signal(rustix::process::Signal::HUP);
     let mails = smtp.wait(3);
+    assert!(mails[2].text.contains("https://moved.example.org/runs/"), "{}", mails[2].text);
     assert_eq!(occasions(&mails[2..]), ["Done"], "a plan that was decided meanwhile is nobody's news");
     daemon.stop();
     assert_eq!(smtp.mails().len(), 3);

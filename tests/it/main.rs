@@ -25,4 +25,5 @@ mod telegram_fake;
 mod telegram_html;
 mod telegram_notices;
 mod web;
+mod working_copy;
 mod world;

@@ -1,12 +1,14 @@
 //! People's words from other processes, and what is refused.
 
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::daemon::{runs, until};
 use crate::fake::{Answer, claude, gemini};
 use crate::main_job::{executor, plan, script};
 use crate::world::{KEY, World};
@@ -41,6 +43,14 @@ fn a_revision_makes_another_plan_and_voids_the_first() {
     let asked = world.fake.asked().last().unwrap().body.to_string();
     assert!(asked.contains("también en devoluciones") && asked.contains("Primer plan"), "the planner saw both");
 
+    // `status` names the plan and does not show it; with --json it is a program's food.
+    std::fs::remove_file(world.home().join("runs").join(&run).join("shown.json")).unwrap();
+    world.status(&run);
+    let named = world.devo(&["status", &run]).code(0);
+    assert!(named.stdout.contains("Segundo plan"), "{}", named.stdout);
+    let unseen = world.devo(&["approve", &run]).code(2);
+    assert!(unseen.stderr.contains("no plan of this run was shown here yet"), "{}", unseen.stderr);
+
     let late = world.devo(&["approve", &run, "--hash", first["hash"].as_str().unwrap()]).code(2);
     assert!(late.stderr.contains("revision 2"), "{}", late.stderr);
     let recorded = world.devo(&["approve", &run, "--hash", second["hash"].as_str().unwrap()]).code(0);
@@ -49,6 +59,61 @@ fn a_revision_makes_another_plan_and_voids_the_first() {
     world.devo(&["resume", &run]).code(0);
     assert_eq!(world.status(&run)["approval"]["revision"], 2);
     world.devo(&["approve", &run, "--hash", second["hash"].as_str().unwrap()]).code(2);
+}
+
+#[test]
+fn what_is_typed_while_the_planner_works_approves_nothing() {
+    let world = World::shop();
+    let gate = Arc::new(Mutex::new(()));
+    let held = gate.lock().unwrap();
+    world.fake.planner(claude(&[("submit_plan", plan("Primer plan"))]));
+    world.fake.planner(Answer::Held(gate.clone(), Box::new(claude(&[("submit_plan", plan("Segundo plan"))]))));
+    let devo = world.command(&TASK[..TASK.len() - 1]);
+    let words: Vec<_> =
+        std::iter::once(devo.get_program()).chain(devo.get_args()).map(|word| word.to_str().unwrap()).collect();
+    let line = words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
+    // A real terminal.
+    let mut terminal = Command::new("script")
+        .args(["-qfec", &line, "/dev/null"])
+        .current_dir(world.dir.path())
+        .env_clear()
+        .envs(devo.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut keys = terminal.stdin.take().unwrap();
+    let shown = Arc::new(Mutex::new(String::new()));
+    let reader = std::thread::spawn({
+        let (mut output, shown) = (terminal.stdout.take().unwrap(), shown.clone());
+        move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = output.read(&mut bytes) {
+                shown.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
+            }
+        }
+    });
+    let see = |wanted: &str| until(|| shown.lock().unwrap().contains(wanted).then_some(()));
+    see("leave it waiting > ");
+    let run = runs(&world)[0]["short_id"].as_str().unwrap().to_owned();
+    world.devo(&["revise", &run, "también en devoluciones"]).code(0);
+    see("answered elsewhere; going on");
+    // A line that is finished, another one, and the beginning of a third.
+    keys.write_all(b"a\na\na").unwrap();
+    until(|| (world.fake.asked().len() == 2).then_some(()));
+    std::thread::sleep(Duration::from_millis(300));
+    drop(held);
+    see("Segundo plan");
+    until(|| (shown.lock().unwrap().matches("leave it waiting > ").count() == 2).then_some(()));
+    std::thread::sleep(Duration::from_millis(500));
+    let status = world.status(&run);
+    assert_eq!((&status["status"], &status["approval"]), (&json!("PLANNED"), &json!(null)));
+    // What is typed now counts, the first time.
+    keys.write_all(b"q\n").unwrap();
+    assert_eq!(terminal.wait().unwrap().code(), Some(3), "{}", shown.lock().unwrap());
+    reader.join().unwrap();
+    assert!(!shown.lock().unwrap().contains("type a, r, j or q"));
 }
 
 #[test]

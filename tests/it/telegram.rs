@@ -204,6 +204,12 @@ fn strangers_get_nothing_and_who_may_not_approve_cannot() {
     telegram.press_data(BEN, BEN, bens.id, anas.button("Approve"));
     telegram.say(BEN, BEN, "/plan approve");
     telegram.wait_text(BEN, "You may not decide this");
+    // Nor by steps of his own, which nobody would approve.
+    let own = "pipeline: {steps: {a: {type: shell, run: id}}}\n";
+    telegram.post(BEN, BEN, "own.yaml", own, "");
+    telegram.wait_text(BEN, "an approver may send one");
+    telegram.post(BEN, BEN, "steps.yaml", "name: own\nsteps: {a: {type: shell, run: id}}\n", "");
+    telegram.wait(BEN, |shown| shown.text.contains("an approver may send one") && shown.id > bens.id + 2);
     assert_eq!(bot.only_run()["status"], "PLANNED");
     for chat in [EVE, -999, GROUP] {
         assert!(telegram.chat(chat).is_empty(), "{:?}", telegram.chat(chat));
@@ -286,6 +292,26 @@ fn a_kill_between_sending_and_its_record_repeats_a_question_once_and_says_so() {
 }
 
 #[test]
+fn what_does_not_ring_says_as_well_that_it_is_repeated() {
+    let mut bot = Bot::asleep(", verbosity: quiet");
+    bot.start();
+    bot.telegram.say(ANA, ANA, "/help");
+    bot.telegram.wait_text(ANA, "/abort");
+    bot.telegram.fail("sendMessage", Wrong::Swallowed);
+    let text = format!("pipeline: {{steps: {{a: {{type: notify, to: ['telegram:{ANA}'], text: Para Ana}}}}}}\n");
+    let task = bot.world.write("say.yaml", &text);
+    bot.world.devo(&["run", task.to_str().unwrap(), "--no-watch"]).code(0);
+    bot.telegram.wait(ANA, |shown| shown.text.contains("Para Ana"));
+    bot.kill();
+    bot.start();
+    let repeated = bot.telegram.wait(ANA, |shown| shown.text.contains("Para Ana") && shown.text.contains("repeated"));
+    assert!(repeated.silent, "{repeated:?}");
+    let all = bot.telegram.chat(ANA).into_iter().filter(|shown| shown.text.contains("Para Ana")).count();
+    assert_eq!(all, 2, "{:#?}", bot.telegram.chat(ANA));
+    bot.is_clean();
+}
+
+#[test]
 fn a_task_whose_update_comes_again_is_one_run() {
     let mut bot = Bot::asleep(", verbosity: quiet");
     let telegram = bot.telegram.clone();
@@ -308,6 +334,40 @@ fn a_task_whose_update_comes_again_is_one_run() {
         telegram.wait(ANA, |shown| shown.text.starts_with("✅") && shown.text.contains(id));
     }
     assert_eq!(runs(&bot.world), 4, "each task is one run");
+    bot.is_clean();
+}
+
+#[test]
+fn a_command_that_comes_again_is_about_the_run_of_its_first_try() {
+    let mut bot = Bot::new("");
+    let telegram = bot.telegram.clone();
+    let mut ids = Vec::new();
+    for name in ["Uno", "Otro"] {
+        bot.world.fake.planner(claude(&[("submit_plan", plan(name))]));
+        telegram.say(ANA, ANA, &format!("/task {name}"));
+        telegram.wait(ANA, |shown| shown.text.starts_with(&format!("📋 {name}")) && !shown.buttons.is_empty());
+        let table = bot.table();
+        let run = table.iter().find(|run| run["task"] == name).unwrap()["task_id"].as_str().unwrap().to_owned();
+        ids.push(run);
+    }
+    let (first, other) = (&ids[0], &ids[1]);
+    let hash = bot.world.status(first)["plan"]["hash"].as_str().unwrap().to_owned();
+    telegram.wait_heard();
+    bot.kill();
+    // The kill fell between what `/plan approve` was about to do and its doing; then that run was aborted elsewhere.
+    bot.world.devo(&["abort", first]);
+    let next = telegram.push(json!({"channel_post": {"message_id": 1, "chat": {"id": -5}, "text": "x"}})) + 1;
+    let begun = json!({"run": first, "seq": 3, "plan_hash": hash}).to_string();
+    let journal = rusqlite::Connection::open(bot.world.home().join("state.db")).unwrap();
+    let kept = "INSERT INTO kept SELECT scope, ?1, ?2 FROM kept WHERE scope LIKE 'telegram/%' LIMIT 1";
+    assert_eq!(journal.execute(kept, (format!("begun/{next}"), begun)).unwrap(), 1);
+    drop(journal);
+    telegram.say(ANA, ANA, "/plan approve");
+    bot.start();
+    telegram.wait_text(ANA, "Not accepted");
+    telegram.wait_heard();
+    let status = bot.world.status(other);
+    assert!(status["status"] == "PLANNED" && status["approval"].is_null(), "{status:#}");
     bot.is_clean();
 }
 

@@ -2,13 +2,15 @@
 //! one channel and end on another.
 
 use std::io::{BufRead as _, BufReader};
+use std::net::TcpStream;
 use std::process::{Child, ChildStderr, Stdio};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
+use crate::daemon::until;
 use crate::fake::{Answer, claude};
-use crate::http::{Events, Reply, send};
+use crate::http::{Events, Reply, send, signature};
 use crate::main_job::{executor, plan, script};
 use crate::world::World;
 
@@ -86,6 +88,13 @@ impl Daemon {
     pub fn until(&self, run: &str, event: &str, times: usize) {
         let found = self.events(run, None).filter(|sent| sent.event == event).take(times).count();
         assert_eq!(found, times, "{event} did not come: {:#}", self.run(run));
+    }
+
+    /// Has it read its settings again, and waits until it says what came of it.
+    fn reload(&self, says: &str) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::HUP)
+            .unwrap();
+        until(|| self.said.lock().unwrap().contains(says).then_some(()));
     }
 
     /// Ends it as a service manager would; everything that it said is the answer.
@@ -312,18 +321,11 @@ fn hooks_submit_what_is_signed_once() {
     assert!(refused.stderr.contains("CI_HOOK is not set"), "{}", refused.stderr);
     let daemon = Daemon::start_with(&world, &[("CI_HOOK", "a secret between two")]);
     let body = r#"{"task": "hola $(touch /tmp/never)"}"#;
-    let signature = |secret: &str| {
-        use hmac::{Hmac, KeyInit as _, Mac as _};
-        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).unwrap();
-        mac.update(body.as_bytes());
-        let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("sha256={hex}")
-    };
     let knock = |name: &str, signature: &str| {
         send(&daemon.address, "POST", &format!("/hooks/{name}"), &[("x-hub-signature-256", signature)], body)
     };
-    let right = signature("a secret between two");
-    let (wrong, unknown) = (knock("ci", &signature("guess")).status(401), knock("no", &right).status(401));
+    let right = signature("a secret between two", body);
+    let (wrong, unknown) = (knock("ci", &signature("guess", body)).status(401), knock("no", &right).status(401));
     assert_eq!(wrong.body, unknown.body, "a stranger does not learn which hooks there are");
     let one = knock("ci", &right).status(202).json();
     assert_eq!(knock("ci", &right).status(200).json(), one, "the same body twice is one run");
@@ -332,6 +334,50 @@ fn hooks_submit_what_is_signed_once() {
     let done = daemon.run(run);
     assert_eq!((done["status"].as_str(), done["task"].as_str()), (Some("COMPLETED"), Some("hola $(touch /tmp/never)")));
     assert!(!std::path::Path::new("/tmp/never").exists());
+    daemon.stop();
+}
+
+#[test]
+fn a_reload_opens_the_pages_anew_and_disturbs_no_run() {
+    let world = World::bare();
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (one, two) = (free(), free());
+    let configure = |listen: &str, more: &str| {
+        let text = format!("sandbox: {{type: host}}\nweb:\n  listen: '{listen}'\n{more}");
+        std::fs::write(world.home().join("devo.yaml"), text).unwrap();
+    };
+    world.write(
+        "home/pipelines/hello.yaml",
+        "name: hello\ninputs: {task: {type: string}}\nsteps: {a: {type: shell, run: 'echo {{ inputs.task }}'}}\n",
+    );
+    configure(&one, "");
+    let daemon = Daemon::start_with(&world, &[("CI_HOOK", "a secret between two")]);
+    let gate = world.path("gate");
+    let wait = format!("while [ ! -e {} ]; do sleep 0.05; done", gate.display());
+    let run = daemon.submit(&json!({"pipeline": {"steps": {"a": {"type": "shell", "run": wait}}}}));
+    daemon.until(&run, "step_started", 1);
+    // A hook at the same address.
+    configure(&one, "  hooks: {ci: {secret: CI_HOOK, pipeline: hello}}\n");
+    daemon.reload("read again");
+    let body = r#"{"task": "hola"}"#;
+    let signature = signature("a secret between two", body);
+    until(|| (TcpStream::connect(&one).is_ok()).then_some(()));
+    let knock = || send(&one, "POST", "/hooks/ci", &[("x-hub-signature-256", &signature)], body);
+    until(|| (knock().status == 202).then_some(()));
+    // Settings that cannot be used change nothing.
+    configure(&one, "  hooks: {ci: {secret: NO_SUCH_SECRET, pipeline: hello}}\n");
+    daemon.reload("it is as before");
+    assert_eq!(knock().status, 200, "the same body is the same run");
+    // Another address: the first one is closed.
+    configure(&two, "");
+    daemon.reload(&format!("http://{two}"));
+    until(|| TcpStream::connect(&two).is_ok().then_some(()));
+    assert!(TcpStream::connect(&one).is_err());
+    std::fs::write(&gate, "").unwrap();
+    let bearer = format!("Bearer {}", daemon.token);
+    let status = || send(&two, "GET", &format!("/api/v1/runs/{run}"), &[("authorization", &bearer)], "").json();
+    until(|| (status()["status"] == "COMPLETED").then_some(()));
+    assert_eq!(status()["steps"][0]["attempt"], 1);
     daemon.stop();
 }
 

@@ -7,6 +7,7 @@ use super::{Cx, Entry, Group, parsed, show, shown, signal};
 use crate::core::plan::PlanRecord;
 use crate::core::request::Signal;
 use crate::error::{Error, Exit};
+use crate::frontends::doc::plan_of;
 
 pub const ENTRY: Entry = Entry {
     name: "approve",
@@ -35,7 +36,7 @@ fn approve(cx: &Cx, args: &Args) -> Result<Exit, Error> {
     cx.wait(async {
         let run = app.resolve_run(&args.run).await?;
         let doc = app.document(run).await?;
-        let plan = show::plan_of(&doc);
+        let plan = plan_of(&doc);
         let plan_hash = match (&args.hash, shown::recall(&app.run_dir(run))) {
             (Some(hash), _) => whole_hash(hash, plan.as_ref())?,
             (None, Some(shown)) => shown.hash,

@@ -1,8 +1,11 @@
 //! Asks a person at the terminal: the plan's approval, a question, more budget. It returns what they said; sending it is
 //! someone else's work.
 
-use std::io::{BufRead, Read as _, Write as _};
+use std::io::{BufRead, Write as _};
+use std::sync::{Arc, Mutex};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use tokio::sync::mpsc;
 
 use super::screen::{Ink, Out};
@@ -24,51 +27,114 @@ pub enum Wish {
 }
 
 /// Lines that a person types. One thread reads, and only while a line is asked for, so that an editor can have the terminal.
+///
+/// What is typed answers the question that stands on the screen while it is typed: each line is marked with the number of
+/// that question, and [`Lines::begin`] throws away what was typed before.
 pub struct Lines {
     ask: std::sync::mpsc::Sender<()>,
-    lines: mpsc::UnboundedReceiver<Option<String>>,
+    lines: mpsc::UnboundedReceiver<(u64, Option<String>)>,
     asked: bool,
+    /// The present question. Its lock is held while what is there is read, and while it is thrown away.
+    question: Arc<Mutex<u64>>,
+    forget: fn(),
 }
 
 impl Lines {
     /// Of standard input.
     pub fn stdin() -> Self {
-        Self::read(|| one_line(&mut std::io::stdin().lock()))
+        let forget = || {
+            // What is no terminal has nothing pending that anybody typed.
+            let _ = rustix::termios::tcflush(rustix::stdio::stdin(), rustix::termios::QueueSelector::IFlush);
+        };
+        Self::read(typed, || part(&mut std::io::stdin().lock()), forget)
     }
 
-    /// Of whatever gives them.
-    fn read(mut next: impl FnMut() -> Option<String> + Send + 'static) -> Self {
+    /// Of whatever gives them. `ready` says whether there is something to read, and waits for it where it is told to; `next`
+    /// reads it without waiting: a line, or a part of one; `None` at the end.
+    fn read(
+        mut ready: impl FnMut(bool) -> bool + Send + 'static,
+        mut next: impl FnMut() -> Option<Vec<u8>> + Send + 'static,
+        forget: fn(),
+    ) -> Self {
         let (ask, asked) = std::sync::mpsc::channel::<()>();
         let (sender, lines) = mpsc::unbounded_channel();
+        let question = Arc::new(Mutex::new(0));
+        let present = question.clone();
         std::thread::spawn(move || {
             while asked.recv().is_ok() {
-                if sender.send(next()).is_err() {
+                let (mut of, mut bytes) = (0, Vec::new());
+                let line = loop {
+                    ready(true);
+                    let question = present.lock().expect("no holder of this lock can panic");
+                    // It may have been thrown away meanwhile.
+                    if !ready(false) {
+                        continue;
+                    }
+                    if of != *question {
+                        (of, bytes) = (*question, Vec::new());
+                    }
+                    // The beginning of a line before a hang-up is not what its sender meant to say.
+                    let Some(part) = next() else { break None };
+                    bytes.extend(part);
+                    // A terminal's line is short; whatever else stands behind standard input is bounded.
+                    if bytes.ends_with(b"\n") || bytes.len() > TEXT_MAX {
+                        break Some(String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']).to_owned());
+                    }
+                };
+                if sender.send((of, line)).is_err() {
                     return;
                 }
             }
         });
-        Self { ask, lines, asked: false }
+        Self { ask, lines, asked: false, question, forget }
     }
 
-    /// The next line; `None` at the end of input. Dropped while it waits, the line goes to the next one who asks.
+    /// Begins a question: what was typed before it answers nothing.
+    fn begin(&self) {
+        let mut question = self.question.lock().expect("no holder of this lock can panic");
+        (self.forget)();
+        *question += 1;
+    }
+
+    /// The next line that was typed since the question began; `None` at the end of input.
     pub async fn next(&mut self) -> Option<String> {
-        if !self.asked {
-            self.ask.send(()).ok()?;
-            self.asked = true;
+        loop {
+            if !self.asked {
+                self.ask.send(()).ok()?;
+                self.asked = true;
+            }
+            let (question, line) = self.lines.recv().await?;
+            self.asked = false;
+            let present = *self.question.lock().expect("no holder of this lock can panic");
+            // The end of input is the end for every question.
+            if question == present || line.is_none() {
+                return line;
+            }
         }
-        let line = self.lines.recv().await.flatten();
-        self.asked = false;
-        line
     }
 }
 
-/// A line that its sender finished; the beginning of one before a hang-up is not what they meant to say.
-fn one_line(input: &mut impl BufRead) -> Option<String> {
-    let mut bytes = Vec::new();
-    // A terminal's line is short; whatever else stands behind standard input is bounded.
-    let count = input.take(TEXT_MAX as u64 + 1).read_until(b'\n', &mut bytes).ok()?;
-    let whole = bytes.ends_with(b"\n") || count > TEXT_MAX;
-    whole.then(|| String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']).to_owned())
+/// Whether standard input has something to read; a terminal has where a line is finished. Waits for it where it is told to.
+fn typed(wait: bool) -> bool {
+    let stdin = rustix::stdio::stdin();
+    let mut asked = [PollFd::new(&stdin, PollFlags::IN)];
+    let limit = (!wait).then(Timespec::default);
+    // An error is for the read to report.
+    rustix::event::poll(&mut asked, limit.as_ref()).map_or_else(|error| error != Errno::INTR, |ready| ready > 0)
+}
+
+/// What is there of a line, to its end at most; `None` at the end of input.
+fn part(input: &mut impl BufRead) -> Option<Vec<u8>> {
+    let found = match input.fill_buf() {
+        Ok([]) => return None,
+        Ok(found) => found,
+        Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return Some(Vec::new()),
+        Err(_) => return None,
+    };
+    let end = found.iter().position(|byte| *byte == b'\n').map_or(found.len(), |at| at + 1);
+    let part = found[..end].to_vec();
+    input.consume(end);
+    Some(part)
 }
 
 /// What became of a question for feedback.
@@ -85,6 +151,7 @@ pub async fn about_plan(out: &Out, lines: &mut Lines, plan: &PlanRecord) -> Resu
     let screen = &out.screen;
     out.line("");
     out.write(&show::plan(screen, plan));
+    lines.begin();
     loop {
         let keys = format!(
             "\n{} [a]pprove  [r]evise  re[j]ect  [q]uit, leave it waiting > ",
@@ -128,6 +195,7 @@ pub async fn about_plan(out: &Out, lines: &mut Lines, plan: &PlanRecord) -> Resu
 pub async fn about_question(out: &Out, lines: &mut Lines, question: &str) -> Wish {
     out.line("");
     out.write(&out.screen.paragraph("? ", "  ", question));
+    lines.begin();
     out.write("Answer (an empty line leaves it waiting) > ");
     match lines.next().await {
         Some(text) if !text.trim().is_empty() => Wish::Send(Signal::Answer { text: text.trim().to_owned() }),
@@ -202,7 +270,7 @@ mod tests {
     /// What someone who types this, and then is gone, has said about a plan.
     async fn said(typed: &'static [u8]) -> (Wish, String) {
         let mut input = std::io::Cursor::new(typed);
-        let mut lines = Lines::read(move || one_line(&mut input));
+        let mut lines = Lines::read(|_| true, move || part(&mut input), || ());
         let plan: Plan =
             serde_json::from_value(serde_json::json!({"title": "A plan", "summary": "", "steps": [], "criteria": []}))
                 .unwrap();
@@ -231,8 +299,35 @@ mod tests {
             [(&b"the fir"[..], Wish::Leave), (b"one\n", Wish::Send(Signal::Answer { text: "one".into() }))]
         {
             let mut input = std::io::Cursor::new(typed);
-            let mut lines = Lines::read(move || one_line(&mut input));
+            let mut lines = Lines::read(|_| true, move || part(&mut input), || ());
             assert_eq!(about_question(&Out::memory(), &mut lines, "Which?").await, wanted);
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_typed_for_one_plan_says_nothing_of_the_next() {
+        let (typed, typing) = std::sync::mpsc::channel::<&[u8]>();
+        let typing = Mutex::new(typing);
+        let (read, was_read) = std::sync::mpsc::channel();
+        let next = move || {
+            let line = typing.lock().unwrap().recv().ok().map(<[u8]>::to_vec);
+            read.send(()).unwrap();
+            line
+        };
+        let mut lines = Lines::read(|_| true, next, || ());
+        lines.begin();
+        // Asked, and answered elsewhere: nobody waits for the line any more.
+        tokio::select! {
+            biased;
+            line = lines.next() => panic!("{line:?}"),
+            () = std::future::ready(()) => {}
+        }
+        typed.send(b"a\n").unwrap();
+        was_read.recv().unwrap();
+        lines.begin();
+        typed.send(b"q\n").unwrap();
+        assert_eq!(lines.next().await.as_deref(), Some("q"));
+        drop(typed);
+        assert_eq!(lines.next().await, None);
     }
 }

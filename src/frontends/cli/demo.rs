@@ -58,6 +58,7 @@ fn run(cx: &Cx, args: &Args) -> Result<Exit, Error> {
             },
             id: Some(RunId(uuid::Uuid::now_v7())),
             cassette: Some(cassette),
+            key: None,
             who: Who { by: "demo".to_owned(), channel: "cli".to_owned() },
         };
         let spec = app.new_run(request).await?;

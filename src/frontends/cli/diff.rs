@@ -4,8 +4,9 @@ use clap::Args as _;
 use serde_json::{Value, json};
 
 use super::screen::Ink;
-use super::{Cx, Entry, Group, parsed, show};
+use super::{Cx, Entry, Group, parsed};
 use crate::error::{Error, Exit};
+use crate::frontends::doc::word;
 use crate::secrets::printable;
 
 pub const ENTRY: Entry = Entry {
@@ -46,7 +47,7 @@ fn diff(cx: &Cx, args: &Args) -> Result<Exit, Error> {
 
 /// Why there is nothing to show.
 fn nothing(doc: &Value) -> &'static str {
-    match (show::word(doc, "/repo"), show::word(doc, "/status")) {
+    match (word(doc, "/repo"), word(doc, "/status")) {
         ("", _) => "the run works on no repository, so there is no change to show",
         (_, "COMPLETED" | "FAILED" | "ABORTED") => "nothing was changed",
         _ => "nothing has changed yet",

@@ -19,6 +19,7 @@ use crate::core::id::RunId;
 use crate::core::request::Signal;
 use crate::engine::{Clock, Notice, Stopped, Until};
 use crate::error::{Error, Exit};
+use crate::frontends::doc::{plan_of, word};
 use crate::journal::Journal;
 
 /// Between two looks at the time for the progress.
@@ -295,9 +296,10 @@ async fn interrupted(cx: &Cx, journal: &Arc<dyn Journal>, run: RunId, here: bool
 pub async fn finish(cx: &Cx, journal: &Arc<dyn Journal>, run: RunId, run_dir: &Path) -> Result<Exit, Error> {
     let doc = crate::engine::document(journal.as_ref(), run).await?;
     let exit = exit_of(&doc);
-    if let (Exit::Waiting, Some(plan)) = (exit, show::plan_of(&doc)) {
+    // Whoever was asked here has seen the plan that they were asked about; another one may have come since.
+    if let (Exit::Waiting, Some(plan), false) = (exit, plan_of(&doc), cx.interactive()) {
         shown::remember(run_dir, &plan);
-        if !cx.json && !cx.interactive() {
+        if !cx.json {
             cx.out.write(&show::plan(&cx.out.screen, &plan));
             cx.out.line("");
         }
@@ -312,7 +314,7 @@ pub async fn finish(cx: &Cx, journal: &Arc<dyn Journal>, run: RunId, run_dir: &P
 
 /// The exit code that a run's document means.
 pub fn exit_of(doc: &Value) -> Exit {
-    match show::word(doc, "/status") {
+    match word(doc, "/status") {
         "COMPLETED" => Exit::Completed,
         "FAILED" => Exit::Failed,
         "ABORTED" => Exit::Aborted,

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::{Cx, Entry, Group, parsed, show, shown};
 use crate::core::id::RunId;
 use crate::error::{Error, Exit};
+use crate::frontends::doc::{plan_of, waits_for, word};
 
 pub const ENTRY: Entry = Entry {
     name: "plan",
@@ -28,7 +29,7 @@ fn plan(cx: &Cx, args: &Args) -> Result<Exit, Error> {
     cx.wait(async {
         let run = app.resolve_run(&args.run).await?;
         let doc = app.document(run).await?;
-        let Some(plan) = show::plan_of(&doc) else {
+        let Some(plan) = plan_of(&doc) else {
             return Err(no_plan(cx, run, &doc));
         };
         if cx.json {
@@ -37,7 +38,7 @@ fn plan(cx: &Cx, args: &Args) -> Result<Exit, Error> {
             cx.out.write(&show::plan(&cx.out.screen, &plan));
         }
         shown::remember(&app.run_dir(run), &plan);
-        if show::waits_for(&doc) == Some("approval") {
+        if waits_for(&doc) == Some("approval") {
             let id = run.short();
             let devo = &cx.devo;
             cx.note(&format!("\n{devo} approve {id}\n{devo} revise {id} \"what to change\"\n{devo} reject {id}"));
@@ -48,7 +49,7 @@ fn plan(cx: &Cx, args: &Args) -> Result<Exit, Error> {
 
 /// What is said of a run without a plan.
 pub fn no_plan(cx: &Cx, run: RunId, doc: &Value) -> Error {
-    let status = show::word(doc, "/status");
+    let status = word(doc, "/status");
     let open = matches!(status, "QUEUED" | "PLANNING");
     let message = format!("run {} has no plan{}: it is {status}", run.short(), if open { " yet" } else { "" });
     Error::refused("no_plan", message).hint(format!("{} status {}", cx.devo, run.short()))

@@ -10,7 +10,7 @@ use super::{Cx, Entry, Group, parsed, remote};
 use crate::app::{App, Desk, Owned, Owner, TaskRequest, TaskSource};
 use crate::core::id::RunId;
 use crate::error::{Error, Exit};
-use crate::frontends::inbox::{Aside, read_task};
+use crate::frontends::inbox::Aside;
 
 pub const ENTRY: Entry = Entry {
     name: "resume",
@@ -84,12 +84,12 @@ async fn go_on(cx: &Cx, app: &App, owned: Owned, run: RunId, watch: bool) -> Res
 async fn start_submitted(cx: &Cx, app: &App, owned: Owned, run: RunId, watch: bool) -> Result<Exit, Error> {
     let claimed = app.inbox.claim(run)?;
     let name = claimed.name.to_string_lossy().into_owned();
-    let prepared = match read_task(&claimed.path) {
+    let prepared = match claimed.read() {
         Ok(text) => {
             let source = TaskSource::File { name, text };
             let aside = Aside::of(app, run).await?.unwrap_or_default();
             let who = aside.who.unwrap_or_else(who);
-            app.new_run(TaskRequest { source, id: Some(run), cassette: aside.cassette, who }).await
+            app.new_run(TaskRequest { source, id: Some(run), cassette: aside.cassette, key: None, who }).await
         }
         Err(error) => Err(error),
     };

@@ -45,7 +45,11 @@ fn retry(cx: &Cx, args: &Args) -> Result<Exit, Error> {
     cx.wait_on_all_cores(async {
         let run = app.resolve_run(&args.run).await?;
         let request = Request { signal: Signal::Retry { from }, who: who() };
-        let refused = |refused| Err(Error::from(refused).hint(format!("{} resume {}", cx.devo, run.short())));
+        // A run that has ended does not go on; how it stands says what there is to do. Looked at before it is asked: it may end
+        // right after it refused because it had not.
+        let open = app.journal.row(run).await?.is_some_and(|row| !row.summary.ended);
+        let command = if open { "resume" } else { "status" };
+        let refused = |refused| Err(Error::from(refused).hint(format!("{} {command} {}", cx.devo, run.short())));
         let owned = match app.owner(&format!("devo retry {}", run.short())).await? {
             Owner::Here(owned) => owned,
             Owner::Daemon(_) => {

@@ -1,5 +1,6 @@
 //! `devo serve`: the daemon. It owns the home, drives every open run, and serves the channels.
 
+mod doors;
 mod log;
 mod service;
 
@@ -12,13 +13,13 @@ use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
+use self::doors::Doors;
 use super::{Cx, Entry, Group, parsed};
 use crate::app::Desk;
 use crate::config::Config;
 use crate::core::event::{Ending, EventBody};
 use crate::engine::Notice;
 use crate::error::{Error, Exit};
-use crate::frontends::{CHANNELS, Channel};
 use crate::journal::Durability;
 
 pub const ENTRY: Entry = Entry {
@@ -32,8 +33,6 @@ pub const ENTRY: Entry = Entry {
     run: |cx, matches| serve(cx, &parsed(matches)?),
 };
 
-/// Before a channel that failed is opened again.
-const AGAIN: Duration = Duration::from_secs(5);
 /// Between two looks for runs that nobody drives: their cause may be gone.
 const TAKE_UP: Duration = Duration::from_secs(60);
 /// How long running steps may go on by themselves when the daemon is told to end.
@@ -57,32 +56,27 @@ fn serve(cx: &Cx, args: &Args) -> Result<Exit, Error> {
         owned.engine.be_patient(PATIENCE);
         let (stop, reload) = listen()?;
         let desk = Desk::new(app.clone(), owned.engine.clone(), stop.clone());
-        let mut channels: Vec<Arc<dyn Channel>> = Vec::new();
-        for open in CHANNELS {
-            channels.extend(open(&app)?.map(Arc::from));
-        }
+        let mut doors = Doors::new(&desk)?;
         let telling = tokio::spawn(tell(desk.clone()));
         let taken = desk.take_up().await?;
         tracing::info!(home = %app.home.display(), open_runs = taken, "serving");
         let mut looks = vec![tokio::spawn(desk.clone().serve_posted()), tokio::spawn(look_again(desk.clone()))];
-        let mut serving = tokio::task::JoinSet::new();
-        for channel in channels {
-            if let Some(said) = channel.says() {
-                tracing::info!(channel = channel.name(), "{said}");
-            }
-            serving.spawn(keep_open(channel, desk.clone()));
-        }
+        doors.open();
         let service = service::Service::start(desk.clone());
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = reload.notified() => service.reloading(|| read_again(&desk)),
+                () = reload.notified() => service.reloading(async {
+                    if read_again(&desk) {
+                        doors.reopen().await;
+                    }
+                }).await,
             }
         }
         service.stopping();
         tracing::info!("stopping: what runs is being put down; once more to leave at once");
         let ended = tokio::time::timeout(DRAIN, async {
-            while serving.join_next().await.is_some() {}
+            doors.closed().await;
             desk.drained().await;
             for look in looks.drain(..) {
                 // They only loop and log; they have nothing to report.
@@ -127,44 +121,25 @@ fn listen() -> Result<(CancellationToken, Arc<Notify>), Error> {
     Ok((stop, reload))
 }
 
-/// Puts devo.yaml's present text into force, or says what is wrong with it and goes on as before.
-fn read_again(desk: &Arc<Desk>) {
+/// Puts devo.yaml's present text into force, or says what is wrong with it and goes on as before; whether it is in force.
+fn read_again(desk: &Arc<Desk>) -> bool {
     let before = desk.app.config();
     match desk.app.reload() {
         Ok(()) => {
             desk.apply_limits();
             tracing::info!("devo.yaml was read again; it is in force for new runs");
-            let keys = wants_restart(&before, &desk.app.config());
-            if !keys.is_empty() {
-                let keys = keys.join(", ");
-                tracing::warn!(%keys, "these keys changed, and take full effect only when `devo serve` is started again");
+            let durability = |config: &Config| Durability::from(config.journal.durability);
+            if durability(&before) != durability(&desk.app.config()) {
+                tracing::warn!("journal.durability changed, and takes effect only when `devo serve` is started again");
             }
+            true
         }
         Err(error) => {
             let error = error.to_text();
             tracing::error!(error = %error.trim_end(), "devo.yaml was read again and has mistakes; nothing was changed");
+            false
         }
     }
-}
-
-/// The keys that differ, of those that are used while the journal and the channels are opened.
-fn wants_restart(before: &Config, after: &Config) -> Vec<&'static str> {
-    let secrets = |config: &Config| -> Vec<(String, String)> {
-        config.web.hooks.iter().map(|(name, hook)| (name.clone(), hook.secret.clone())).collect()
-    };
-    let durability = |config: &Config| Durability::from(config.journal.durability);
-    [
-        ("web.listen", before.web.listen != after.web.listen),
-        ("web.behind_proxy", before.web.behind_proxy != after.web.behind_proxy),
-        ("web.hooks", secrets(before) != secrets(after)),
-        ("notify.webhook", before.notify.webhook != after.notify.webhook),
-        ("notify.smtp", before.notify.smtp != after.notify.smtp),
-        ("chat.telegram", before.chat.telegram.is_some() != after.chat.telegram.is_some()),
-        ("journal.durability", durability(before) != durability(after)),
-    ]
-    .into_iter()
-    .filter_map(|(key, differs)| differs.then_some(key))
-    .collect()
 }
 
 /// Takes up runs that stood still, from time to time.
@@ -209,29 +184,6 @@ async fn tell(desk: Arc<Desk>) {
             Ok(Notice::Paused { run, why }) => tracing::warn!(%run, "paused: {why}"),
             Ok(Notice::Line { .. }) | Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return,
-        }
-    }
-}
-
-/// Serves a channel until the daemon stops, whatever happens to the channel.
-async fn keep_open(channel: Arc<dyn Channel>, desk: Arc<Desk>) {
-    let stopping = desk.stopping();
-    while !stopping.is_cancelled() {
-        // A task of its own: a channel's bug ends neither the daemon nor another channel.
-        let serving = tokio::spawn({
-            let (channel, desk) = (channel.clone(), desk.clone());
-            async move { channel.serve(desk).await }
-        });
-        match serving.await {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => {
-                tracing::error!(channel = channel.name(), error = %error.to_text().trim_end(), "channel failed");
-            }
-            Err(error) => tracing::error!(channel = channel.name(), %error, "channel failed by a bug"),
-        }
-        tokio::select! {
-            () = stopping.cancelled() => {}
-            () = tokio::time::sleep(AGAIN) => {}
         }
     }
 }

@@ -7,31 +7,9 @@ use serde_json::Value;
 use super::screen::{Ink, Screen, clip, pad};
 use crate::core::plan::{CheckKind, FileAction, PlanRecord};
 use crate::core::time::Timestamp;
+use crate::frontends::doc::{number, plan_of, time, waits_for, word};
 use crate::frontends::figures::{age, dollars, duration, tokens};
 use crate::secrets::printable;
-
-/// A text of a document; empty where there is none.
-pub fn word<'a>(doc: &'a Value, pointer: &str) -> &'a str {
-    doc.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
-}
-
-fn number(doc: &Value, pointer: &str) -> u64 {
-    doc.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
-}
-
-fn time(doc: &Value, pointer: &str) -> Option<Timestamp> {
-    serde_json::from_value(doc.pointer(pointer)?.clone()).ok()
-}
-
-/// The plan of a document.
-pub fn plan_of(doc: &Value) -> Option<PlanRecord> {
-    serde_json::from_value(doc.get("plan")?.clone()).ok()
-}
-
-/// Whether a plan of the document waits for approval.
-pub fn waits_for(doc: &Value) -> Option<&str> {
-    doc.pointer("/waiting_for/kind").and_then(Value::as_str)
-}
 
 /// A hash without the name of its kind.
 pub fn bare(hash: &str) -> &str {

@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use clap::Args as _;
 use serde_json::{Value, json};
 
-use super::{Cx, Entry, Group, parsed, show, shown};
+use super::{Cx, Entry, Group, parsed, show};
 use crate::app::App;
 use crate::error::{Error, Exit};
+use crate::frontends::doc::word;
 use crate::journal::RunRow;
 
 /// Runs that the table shows unless told otherwise.
@@ -49,12 +50,9 @@ async fn one(cx: &Cx, app: &App, text: &str) -> Result<Exit, Error> {
     if cx.json {
         cx.out.line(&doc.to_string());
     } else {
-        let open = !matches!(show::word(&doc, "/status"), "QUEUED" | "COMPLETED" | "FAILED" | "ABORTED");
+        let open = !matches!(word(&doc, "/status"), "QUEUED" | "COMPLETED" | "FAILED" | "ABORTED");
         let idle = open.then(|| app.undriven(run)).flatten();
         cx.out.write(&show::status(&cx.out.screen, &cx.devo, &doc, idle.as_deref(), app.clock.now()));
-    }
-    if let Some(plan) = show::plan_of(&doc) {
-        shown::remember(&app.run_dir(run), &plan);
     }
     Ok(Exit::Completed)
 }
@@ -70,12 +68,7 @@ async fn all(cx: &Cx, app: &App, limit: usize) -> Result<Exit, Error> {
     let cut = over.len() > room;
     over.truncate(room);
     let mut rows: Vec<Value> = runs.iter().map(row).collect();
-    for task in app.inbox.queued() {
-        // A claimed file of an accepted run is only waiting to be put away.
-        if !open.contains(&task.id) && app.journal.row(task.id).await?.is_none() {
-            rows.push(brief(&app.queued_document(&task)));
-        }
-    }
+    rows.extend(app.queued().await?.iter().map(|task| brief(&app.queued_document(task))));
     rows.extend(over.iter().map(row));
     if cx.json {
         cx.out.line(&Value::Array(rows).to_string());

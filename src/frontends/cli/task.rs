@@ -73,7 +73,7 @@ impl TaskWords {
     /// A request for a run with a fresh id.
     pub fn request(&self, cassette: Option<CassetteUse>) -> Result<TaskRequest, Error> {
         let id = RunId(uuid::Uuid::now_v7());
-        Ok(TaskRequest { source: self.source()?, id: Some(id), cassette, who: who() })
+        Ok(TaskRequest { source: self.source()?, id: Some(id), cassette, key: None, who: who() })
     }
 }
 

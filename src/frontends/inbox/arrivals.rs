@@ -19,7 +19,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
 use super::writers::{FileId, file_id, written};
-use super::{NAME_MAX, NAMES_MAX, is_task_name};
+use super::{NAME_MAX, NAMES_MAX, entries, is_task_name};
 
 /// Between two looks while notices arrive: they may be lost.
 const RESCAN: Duration = Duration::from_secs(2);
@@ -129,6 +129,8 @@ pub struct Arrivals {
     seen: HashMap<OsString, (Stamp, Instant)>,
     /// Folders that were complained about.
     ignored: HashSet<OsString>,
+    /// There were more tasks than one look takes in, and it was said.
+    cut: bool,
 }
 
 impl Arrivals {
@@ -142,6 +144,7 @@ impl Arrivals {
             ask: notices.then(Instant::now),
             seen: HashMap::new(),
             ignored: HashSet::new(),
+            cut: false,
         }
     }
 
@@ -160,9 +163,11 @@ impl Arrivals {
         self.keep_watch();
         let mut found = Found::default();
         let (mut unsure, mut present) = (Vec::new(), HashSet::new());
-        for entry in std::fs::read_dir(&self.folder).into_iter().flatten().take(NAMES_MAX).flatten() {
+        // What is no task does not count, however much of it there is.
+        let mut tasks = entries(&self.folder).filter(|entry| is_task_name(&entry.file_name()));
+        for entry in tasks.by_ref().take(NAMES_MAX) {
             let name = entry.file_name();
-            let Some(meta) = is_task_name(&name).then(|| entry.metadata().ok()).flatten() else { continue };
+            let Ok(meta) = entry.metadata() else { continue };
             if meta.is_dir() {
                 if self.ignored.len() < 1000 && self.ignored.insert(name.clone()) {
                     tracing::warn!(folder = ?name, "a folder in the inbox is not a task; it is left alone");
@@ -192,6 +197,11 @@ impl Arrivals {
                 }
             }
         }
+        let cut = tasks.next().is_some();
+        if cut && !self.cut {
+            tracing::warn!("more than {NAMES_MAX} tasks lie in the inbox; the rest is taken when these are gone");
+        }
+        self.cut = cut;
         self.seen.retain(|name, _| present.contains(name));
         let wanted: HashSet<FileId> = unsure.iter().map(|(_, id)| *id).collect();
         let busy = written(&wanted);

@@ -10,7 +10,7 @@ use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 
 use super::arrivals::Arrivals;
-use super::{Claimed, Inbox, read_claimed, submitted_id};
+use super::{Claimed, Inbox, submitted_id};
 use crate::app::{App, Desk, TaskRequest, TaskSource};
 use crate::core::event::{CassetteUse, Who};
 use crate::core::id::RunId;
@@ -176,12 +176,12 @@ async fn answer_one(desk: &Arc<Desk>, inbox: &Inbox, claimed: Claimed, left: boo
         return inbox.done(&claimed);
     }
     let aside = if submitted_id(&claimed.name).is_some() { Aside::of(&desk.app, claimed.id).await? } else { None };
-    let submitted = match read_claimed(&claimed) {
+    let submitted = match claimed.read() {
         Ok(text) => {
             let source = TaskSource::File { name: file.clone(), text };
             let (who, cassette) = aside.clone().map_or((None, None), |aside| (aside.who, aside.cassette));
             let who = who.unwrap_or_else(|| owner(&claimed));
-            desk.submit(TaskRequest { source, id: Some(claimed.id), cassette, who }).await
+            desk.submit(TaskRequest { source, id: Some(claimed.id), cassette, key: None, who }).await
         }
         Err(error) => Err(error),
     };

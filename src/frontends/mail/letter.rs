@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::words::words;
-use crate::core::plan::PlanRecord;
 use crate::core::rings::Ring;
 use crate::frontends::causes::cause;
+use crate::frontends::doc::{error_of, failed_step, number, plan_of, title, word};
 use crate::frontends::figures::dollars;
 use crate::frontends::plain::{clean, clip, line};
 use crate::frontends::ringer::Telling;
@@ -120,23 +120,9 @@ impl Text {
     }
 }
 
-fn word<'d>(doc: &'d Value, pointer: &str) -> &'d str {
-    doc.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
-}
-
-fn number(doc: &Value, pointer: &str) -> u64 {
-    doc.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
-}
-
-/// What a run is called: its plan's title, or the first line of its task.
-fn title(doc: &Value) -> String {
-    let names = [word(doc, "/plan/title"), word(doc, "/task"), word(doc, "/pipeline")];
-    names.iter().map(|name| line(name, 200)).find(|name| !name.is_empty()).unwrap_or_default()
-}
-
 fn plan(text: &mut Text, doc: &Value, lang: Lang) {
     let (texts, shared) = (words(lang), lang.words());
-    let Ok(plan) = serde_json::from_value::<PlanRecord>(doc["plan"].clone()) else { return };
+    let Some(plan) = plan_of(doc) else { return };
     let (n, files) = (plan.revision.to_string(), plan.files.len().to_string());
     let (usd, minutes) = (dollars(plan.estimate.usd), plan.estimate.minutes.to_string());
     let values = [("n", n.as_str()), ("files", &files), ("usd", &usd), ("minutes", &minutes)];
@@ -162,9 +148,8 @@ fn plan(text: &mut Text, doc: &Value, lang: Lang) {
 
 fn failure(text: &mut Text, doc: &Value, lang: Lang) {
     let texts = words(lang);
-    let step = doc["steps"].as_array().into_iter().flatten().find(|step| step["state"] == "failed");
-    let error = step.map(|step| &step["error"]).filter(|error| error.is_object()).unwrap_or(&doc["error"]);
-    if let Some(step) = step {
+    let error = error_of(doc);
+    if let Some(step) = failed_step(doc) {
         text.0.push_str(&fill(texts.step_failed, &[("step", &line(word(step, "/id"), 80))]));
         text.0.push('\n');
     }
@@ -272,7 +257,7 @@ mod tests {
 
     #[test]
     fn without_pages_the_commands_are_named_and_long_texts_are_cut() {
-        let doc = json!({"task": "t", "steps": [{"id": "test", "state": "failed", "error": {"message": "m ".repeat(9000), "hint": "mend it"}}]});
+        let doc = json!({"task": "t", "error": {"step": "test"}, "steps": [{"id": "lint", "state": "failed", "error": {"message": "handled"}}, {"id": "test", "state": "failed", "error": {"message": "m ".repeat(9000), "hint": "mend it"}}]});
         let run: RunId = "0193b2c0-7e1f-7abc-8def-000000000001".parse().unwrap();
         let event = Event { seq: 7, at: Timestamp(0), body: EventBody::Resumed {} };
         let telling = Telling {

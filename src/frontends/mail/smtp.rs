@@ -136,7 +136,9 @@ impl Post {
             Ok(Err(Failed::Receiver(error) | Failed::Content(error))) if error.is_permanent() => {
                 Answer::TurnedDown(told(&error))
             }
-            Ok(Err(Failed::Receiver(error))) if error.is_transient() && !closes(&error) => Answer::Later(told(&error)),
+            Ok(Err(Failed::Receiver(error) | Failed::Content(error))) if error.is_transient() && !closes(&error) => {
+                Answer::Later(told(&error))
+            }
             Ok(Err(Failed::Receiver(error) | Failed::Content(error))) => {
                 // An answer of the server's is certain.
                 let unsure = written && error.status().is_none();

@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::journal::Journal;
 
 pub use entries::{
-    About, Action, Button, Card, Choice, Draft, File, Key, Record, Reminder, Row, To, Told, What, begun_key,
+    About, Action, Begun, Button, Card, Choice, Draft, File, Key, Record, Reminder, Row, To, Told, What, begun_key,
     button_key, card_key, chat_key, draft_key, live_key, moved_key, remind_key, run_key, topic_key,
 };
 

@@ -6,8 +6,9 @@ use super::book::About;
 use super::html::{Html, clean, clip, line, units};
 use super::words::words;
 use crate::core::plan::{FileAction, PlanRecord};
-use crate::core::time::Timestamp;
 use crate::frontends::causes::cause;
+use crate::frontends::doc::{error_of, failed_step, time};
+pub use crate::frontends::doc::{number, plan_of, title, waits_for, word};
 use crate::frontends::figures::{dollars, duration};
 use crate::frontends::words::{Lang, fill};
 
@@ -17,26 +18,6 @@ const QUOTE_MAX: usize = 2800;
 const STEPS_SHOWN: usize = 14;
 /// Findings of the guard that a result names.
 const FINDINGS_SHOWN: usize = 5;
-
-/// A text of a document; empty where there is none.
-pub fn word<'a>(doc: &'a Value, pointer: &str) -> &'a str {
-    doc.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
-}
-
-/// A number of a document; 0 where there is none.
-pub fn number(doc: &Value, pointer: &str) -> u64 {
-    doc.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
-}
-
-/// The plan of a document.
-pub fn plan_of(doc: &Value) -> Option<PlanRecord> {
-    serde_json::from_value(doc.get("plan")?.clone()).ok()
-}
-
-/// What kind of word a run waits for.
-pub fn waits_for(doc: &Value) -> Option<&str> {
-    doc.pointer("/waiting_for/kind").and_then(Value::as_str)
-}
 
 /// Whether the run is over.
 pub fn is_over(doc: &Value) -> bool {
@@ -55,18 +36,6 @@ pub fn status(doc: &Value, lang: Lang) -> &'static str {
         "ABORTED" => texts.status_aborted,
         _ => texts.status_executing,
     }
-}
-
-/// What a run is called: its plan's title, or the first line of its task.
-pub fn title(doc: &Value) -> String {
-    let plan = word(doc, "/plan/title");
-    let text = if plan.trim().is_empty() { word(doc, "/task") } else { plan };
-    let text = line(text, 160);
-    if text.is_empty() { line(word(doc, "/pipeline"), 160) } else { text }
-}
-
-fn time(doc: &Value, pointer: &str) -> Option<Timestamp> {
-    serde_json::from_value(doc.pointer(pointer)?.clone()).ok()
 }
 
 fn took(doc: &Value) -> String {
@@ -331,11 +300,9 @@ fn findings(mut text: Html, doc: &Value, lang: Lang) -> Html {
 fn failed(doc: &Value, lang: Lang) -> Html {
     let texts = words(lang);
     let mut text = facts(Html::of("❌ ").bold(&title(doc)).nl(), doc, &[took(doc), cost(doc)]);
-    let steps = doc["steps"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let step = steps.iter().find(|step| step["state"] == "failed");
-    let error = step.map(|step| &step["error"]).filter(|error| error.is_object()).unwrap_or(&doc["error"]);
+    let error = error_of(doc);
     text = text.nl();
-    if let Some(step) = step {
+    if let Some(step) = failed_step(doc) {
         let said = fill(texts.step_failed, &[("step", word(step, "/id"))]);
         text = text.nl().bold(&said);
     }

@@ -117,8 +117,10 @@ fn a_result_brings_branch_size_tests_cost_findings_and_links() {
 fn a_failure_names_the_step_and_the_first_line_of_its_error() {
     let mut doc = doc();
     doc["status"] = json!("FAILED");
-    doc["error"] = json!({"code": "x", "message": "other", "hint": null});
-    doc["steps"] = json!([{"id": "test", "type": "test", "state": "failed", "output": {},
+    doc["error"] = json!({"code": "x", "message": "other", "hint": null, "step": "test"});
+    let handled =
+        json!({"id": "lint", "state": "failed", "error": {"code": "x", "message": "nobody minds", "hint": null}});
+    doc["steps"] = json!([handled, {"id": "test", "type": "test", "state": "failed", "output": {},
         "error": {"code": "tests_failed", "message": "the check `test` is red\nlong <digest>", "hint": "look"}}]);
     let text = result(&doc, Lang::En);
     assert!(text.html.contains("<b>Step test failed</b>\nthe check `test` is red\n→ look"), "{}", text.html);

@@ -82,16 +82,23 @@ impl Bot {
         bytes: Vec<u8>,
         caption: &str,
     ) -> Result<(), Error> {
-        match self.desk.app.look_into(name, &bytes) {
+        let posted = self.desk.app.look_into(name, &bytes);
+        let own_steps = matches!(posted, Ok(Posted::Task { inline: true } | Posted::Pipeline { .. }));
+        if own_steps && !self.settings().approves(said.person.id) {
+            // Someone's own steps run without an approval of anybody else.
+            page.send(note(said.at, said.reply, Html::of(said.texts().own_steps)));
+            return Ok(());
+        }
+        match posted {
             Err(error) => {
                 page.send(note(said.at, said.reply, refusal(&error, said.lang)));
                 Ok(())
             }
-            Ok(Posted::Task) => {
+            Ok(Posted::Task { .. }) => {
                 // It was read as YAML, so it is text.
                 let text = String::from_utf8(bytes).map_err(|_| Error::bug("a document was read and is not UTF-8"))?;
                 let source = TaskSource::File { name: name.to_owned(), text };
-                self.submit(page, said, source).await
+                self.submit(page, said, source, None).await
             }
             Ok(Posted::Pipeline { name, required, inline }) => {
                 let others: Vec<String> = required
@@ -165,11 +172,11 @@ impl Bot {
                 task.insert(name.to_owned(), json!(clean(value)));
             }
         }
-        // The same update is the same run, whatever else was forgotten.
-        task.insert("key".to_owned(), json!(format!("{NAME}:{}:{}", self.id, said.update)));
         // JSON is YAML.
         let text = Value::Object(task).to_string();
-        self.submit(page, said, TaskSource::File { name: "the task".to_owned(), text }).await?;
+        // The same update is the same run, whatever else was forgotten.
+        let key = Some(format!("{NAME}:{}:{}", self.id, said.update));
+        self.submit(page, said, TaskSource::File { name: "the task".to_owned(), text }, key).await?;
         page.drop(draft_key(&id));
         Ok(())
     }
@@ -181,7 +188,13 @@ impl Bot {
     }
 
     /// Submits a task once, however often the update comes.
-    async fn submit(&self, page: &mut Page<'_>, said: &Said, source: TaskSource) -> Result<(), Error> {
+    async fn submit(
+        &self,
+        page: &mut Page<'_>,
+        said: &Said,
+        source: TaskSource,
+        key: Option<String>,
+    ) -> Result<(), Error> {
         let (at, reply_to, lang, texts, update) = (said.at, said.reply, said.lang, said.texts(), said.update);
         let begun = page.get::<RunId>(&begun_key(update)).await?;
         let run = begun.unwrap_or_else(|| RunId(uuid::Uuid::now_v7()));
@@ -195,7 +208,7 @@ impl Bot {
             page.put(run_key(run), &record);
             page.commit().await?;
         }
-        let request = TaskRequest { source, id: Some(run), cassette: None, who: who(&said.person) };
+        let request = TaskRequest { source, id: Some(run), cassette: None, key, who: who(&said.person) };
         match self.desk.submit(request).await {
             Err(error) if error.code == "journal" => Err(error),
             Err(error) => {

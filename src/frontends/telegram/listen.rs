@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::api::{ApiError, POLL_S};
-use super::book::{Choice, OFFSET, Page, begun_key, chat_key, moved_key};
+use super::book::{Begun, Choice, OFFSET, Page, begun_key, chat_key, moved_key};
 use super::commands::MENU;
 use super::drafts::refusal;
 use super::sheets::note;
@@ -181,7 +181,9 @@ impl Bot {
                     let said = self.said(&mut page, id, press.at, &person).await?;
                     let text = match self.press(&mut page, &said, &press).await {
                         Err(error) if error.code == "journal" => return Err(error),
-                        other => other.unwrap_or_else(|error| error.message),
+                        other => {
+                            other.unwrap_or_else(|error| said.lang.refusal(&error.code, &error.message).to_owned())
+                        }
                     };
                     toast = Some((press.id.clone(), text));
                 }
@@ -269,16 +271,18 @@ impl Bot {
         signal: Signal,
     ) -> Result<Result<(), Error>, Error> {
         let (key, who) = (begun_key(said.update), who(&said.person));
-        match page.get::<u64>(&key).await? {
-            Some(before) => {
-                let events = self.desk.events(run, before).await?;
+        match page.get::<Begun>(&key).await? {
+            Some(begun) => {
+                let events = self.desk.events(run, begun.seq).await?;
                 if events.iter().any(|event| is_trace(event, &signal, &who)) {
                     return Ok(Ok(()));
                 }
             }
             None => {
                 let last = self.desk.events(run, 0).await?.last().map_or(0, |event| event.seq);
-                page.put(key, &last);
+                let plan_hash =
+                    if let Signal::Approve { plan_hash, .. } = &signal { Some(plan_hash.clone()) } else { None };
+                page.put(key, &Begun { run, seq: last, plan_hash });
                 page.commit().await?;
             }
         }

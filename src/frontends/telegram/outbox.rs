@@ -14,7 +14,7 @@ use super::book::{
     topic_key,
 };
 use super::follow::Live;
-use super::html::{Html, clip};
+use super::html::{Html, MESSAGE_MAX, clip, units};
 use super::sheets::note;
 use super::updates::Place;
 use super::words::words;
@@ -32,6 +32,12 @@ const AGAIN: Duration = Duration::from_secs(2);
 const TOPIC_MAX: usize = 128;
 /// How often one message is tried in other ways after Telegram refused it.
 const WAYS: u32 = 5;
+
+/// A text with a mark in front, where there is room for it: what may not have arrived is not given up for the mark.
+fn marked(text: &Html, mark: &str) -> Html {
+    let with = Html::of(mark).nl().add(text);
+    if units(&with.plain) > MESSAGE_MAX { text.clone() } else { with }
+}
 
 /// What comes next.
 enum Next {
@@ -306,8 +312,8 @@ impl Bot {
         match &row.what {
             What::Text { text, keys, ask, .. } => {
                 let lang = self.lang_of(row.to.chat).await?;
-                let marked = repeated && row.rings;
-                let text = if marked { cards::settled(text, words(lang).repeat) } else { text.clone() };
+                let repeat = repeated && row.about.run().is_some();
+                let text = if repeat { marked(text, words(lang).repeat) } else { text.clone() };
                 say(&mut body, &text, plain);
                 let keys = if bare { json!([]) } else { keyboard(keys) };
                 if *ask {

@@ -51,7 +51,10 @@ impl Bot {
             }
             self.bare(page, press, &button.does).await?;
             self.look_again(run);
-            return Ok(verdict.map_or_else(|refused| refused.message, |()| done.to_owned()));
+            return Ok(verdict.map_or_else(
+                |refused| lang.refusal(&refused.code, &refused.message).to_owned(),
+                |()| done.to_owned(),
+            ));
         }
         match button.does {
             Action::Revise { run, hash, revision } => {

@@ -1,9 +1,8 @@
 //! Written messages: commands, replies, and text that is neither. Text alone never decides anything.
 
-use std::collections::HashSet;
-
 use super::book::{
-    About, Action, Card, Choice, Draft, Page, Record, begun_key, card_key, chat_key, draft_key, run_key, topic_key,
+    About, Action, Begun, Card, Choice, Draft, Page, Record, begun_key, card_key, chat_key, draft_key, run_key,
+    topic_key,
 };
 use super::commands::{Command, read};
 use super::drafts::{Fetched, refusal};
@@ -21,8 +20,8 @@ use crate::frontends::inbox::TASK_MAX;
 use crate::frontends::words::{Lang, fill};
 use crate::journal::RunRow;
 
-/// Runs that are looked at to find those that fit a command.
-const RUNS: usize = 500;
+/// Runs that have ended which a list names where nothing else is to be told.
+const ENDED: usize = 5;
 /// Runs that a list names, and that a picker offers.
 const LISTED: usize = 12;
 
@@ -112,7 +111,7 @@ impl Bot {
     /// A reply to a plan is a revision of that plan, and of no other.
     async fn revise(&self, page: &mut Page<'_>, said: &Said, text: &str, run: RunId, hash: &str) -> Result<(), Error> {
         let (at, reply, lang, texts) = (said.at, said.reply, said.lang, said.texts());
-        let begun = page.get::<u64>(&begun_key(said.update)).await?.is_some();
+        let begun = page.get::<Begun>(&begun_key(said.update)).await?.is_some();
         let doc = self.desk.document(run).await?;
         let plan = About::Plan { run, hash: hash.to_owned(), revision: 0 };
         // On a second try the plan may have been superseded by the first.
@@ -134,7 +133,7 @@ impl Bot {
     /// A reply to a question is its answer.
     async fn answer(&self, page: &mut Page<'_>, said: &Said, text: &str, run: RunId, since: &str) -> Result<(), Error> {
         let (at, reply, lang, texts) = (said.at, said.reply, said.lang, said.texts());
-        let begun = page.get::<u64>(&begun_key(said.update)).await?.is_some();
+        let begun = page.get::<Begun>(&begun_key(said.update)).await?.is_some();
         let doc = self.desk.document(run).await?;
         let question = About::Question { run, since: since.to_owned() };
         if !begun && let Some(now) = cards::truth(&doc, &question, lang) {
@@ -283,7 +282,8 @@ impl Bot {
         }
         let doc = self.desk.document(run).await?;
         let current = cards::word(&doc, "/plan/hash").to_owned();
-        let begun = page.get::<u64>(&begun_key(said.update)).await?.is_some();
+        let begun = page.get::<Begun>(&begun_key(said.update)).await?.and_then(|begun| begun.plan_hash);
+        let current = begun.clone().unwrap_or(current);
         let mut shown: Option<i64> = None;
         let record: Record = page.get(&run_key(run)).await?.unwrap_or_default();
         for (chat, number) in record.open.iter().filter(|(chat, _)| *chat == at.chat) {
@@ -295,7 +295,7 @@ impl Bot {
             }
         }
         match shown {
-            None if !begun => {
+            None if begun.is_none() => {
                 page.send(note(at, reply, Html::of(texts.shown_first)));
                 self.show_plan_of(page, said, run).await
             }
@@ -345,12 +345,16 @@ impl Bot {
         plans: bool,
         does: impl Fn(RunId) -> Action,
     ) -> Result<Option<RunId>, Error> {
+        // On a second try it is the run of the first, whichever fits by now.
+        if let Some(begun) = page.get::<Begun>(&begun_key(said.update)).await? {
+            return Ok(Some(begun.run));
+        }
         if let Some(name) = named {
             return self.named(name).await.map(Some);
         }
         let waits = |row: &RunRow| row.summary.waiting_for.as_deref() == Some("approval");
-        let fits = |row: &RunRow| if plans { waits(row) } else { !row.summary.ended };
-        let fitting: Vec<RunRow> = self.desk.runs(RUNS).await?.into_iter().filter(fits).collect();
+        let fits = |row: &RunRow| !plans || waits(row);
+        let fitting: Vec<RunRow> = self.desk.open().await?.into_iter().filter(fits).collect();
         let texts = said.texts();
         match fitting.as_slice() {
             [] => {
@@ -376,11 +380,8 @@ impl Bot {
     /// `/status`: one open run in full, or a list: what needs a person first.
     async fn list(&self, page: &mut Page<'_>, said: &Said) -> Result<(), Error> {
         let (at, reply, lang) = (said.at, said.reply, said.lang);
-        let rows = self.desk.runs(RUNS).await?;
-        let known: HashSet<RunId> = rows.iter().map(|row| row.id).collect();
-        let queued = self.desk.app.inbox.queued();
-        let queued: Vec<_> = queued.into_iter().filter(|queued| !known.contains(&queued.id)).collect();
-        let (mut shown, over): (Vec<&RunRow>, Vec<&RunRow>) = rows.iter().partition(|row| !row.summary.ended);
+        let mut shown = self.desk.open().await?;
+        let queued = self.desk.app.queued().await?;
         if let [one] = shown.as_slice()
             && queued.is_empty()
         {
@@ -388,7 +389,7 @@ impl Bot {
         }
         shown.sort_by_key(|row| row.summary.waiting_for.is_none());
         if shown.is_empty() {
-            shown = over.into_iter().take(5).collect();
+            shown = self.desk.runs(ENDED).await?;
         }
         if shown.is_empty() && queued.is_empty() {
             page.send(note(at, reply, Html::of(words(lang).no_runs)));

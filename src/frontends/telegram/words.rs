@@ -29,6 +29,7 @@ table! {
     missing_inputs: "The pipeline `{name}` also needs the inputs {inputs}. Send a task file that holds it as `pipeline:` and gives them under `inputs:`.",
         "El pipeline `{name}` necesita además las entradas {inputs}. Envía una tarea que lo contenga en `pipeline:` y las dé en `inputs:`.";
     not_yaml: "I read tasks and pipelines: a file named .yaml or .yml, up to {size} KiB.", "Leo tareas y pipelines: un archivo .yaml o .yml, de hasta {size} KiB.";
+    own_steps: "A pipeline of your own runs without anybody's approval; an approver may send one. /task uses those of this home.", "Un pipeline propio se ejecuta sin que nadie lo apruebe; puede enviarlo un aprobador. /task usa los de esta carpeta.";
     no_file: "Telegram did not give me the file", "Telegram no me dio el archivo";
     draft_gone: "That task was sent already, or is too old. Start again with /new.", "Esa tarea ya se envió o es demasiado vieja. Empieza de nuevo con /new.";
 

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 use super::secret::{password_fits, same, token, token_hash};
 use crate::app::App;
-use crate::config::{OWNER, UserRole};
+use crate::config::{Config, OWNER, UserRole};
 use crate::core::event::Who;
 use crate::error::Error;
 
@@ -60,6 +60,8 @@ pub struct Session {
     pub user: String,
     /// What each of its changes must bring along.
     pub csrf: String,
+    /// Which credentials the user had when it began: without them it ends.
+    credentials: String,
     /// When it ends, in milliseconds since the epoch.
     until: i64,
 }
@@ -73,7 +75,8 @@ struct Link {
 /// Recognises people.
 pub struct Access {
     app: Arc<App>,
-    owner_hash: String,
+    /// The hash of the owner's token, and the settings in force when it was read: it is read again with devo.yaml.
+    owner: std::sync::Mutex<(Arc<Config>, String)>,
     /// Held while a one-time link is used, so that it is used once.
     links: Mutex<()>,
 }
@@ -81,15 +84,41 @@ pub struct Access {
 impl Access {
     /// Reads the owner's token, or makes it.
     pub fn new(app: Arc<App>) -> Result<Self, Error> {
-        let owner = owner_token(&app.home)?;
-        app.hide(&SecretString::from(owner.clone()));
-        Ok(Self { app, owner_hash: token_hash(&owner), links: Mutex::new(()) })
+        let owner = std::sync::Mutex::new((app.config(), read_owner(&app)?));
+        Ok(Self { app, owner, links: Mutex::new(()) })
+    }
+
+    /// The hash of the owner's token.
+    fn owner_hash(&self) -> String {
+        let config = self.app.config();
+        let mut known = self.owner.lock().expect("no holder of this lock can panic");
+        if !Arc::ptr_eq(&known.0, &config) {
+            known.0 = config;
+            match read_owner(&self.app) {
+                Ok(hash) => known.1 = hash,
+                Err(error) => tracing::error!(error = %error.to_text().trim_end(), "the owner's token stays as it was"),
+            }
+        }
+        known.1.clone()
+    }
+
+    /// What stands for a user's present credentials; it lets nobody in. `None` for someone whom devo.yaml does not know.
+    fn credentials(&self, name: &str) -> Option<String> {
+        let stored = if name == OWNER {
+            self.owner_hash()
+        } else {
+            let config = self.app.config();
+            let user = config.users.get(name)?;
+            let [password, token] = [&user.password, &user.token].map(|stored| stored.as_deref().unwrap_or_default());
+            format!("{password}\n{token}")
+        };
+        Some(token_hash(&stored))
     }
 
     /// Who has this token.
     pub fn by_token(&self, given: &str) -> Option<Person> {
         let hash = token_hash(given.trim());
-        if same(&hash, &self.owner_hash) {
+        if same(&hash, &self.owner_hash()) {
             return Some(Person::owner());
         }
         let config = self.app.config();
@@ -126,7 +155,9 @@ impl Access {
         self.sweep().await?;
         let cookie = token()?;
         let until = self.app.clock.now().plus_ms(SESSION_MS).0;
-        let session = Session { user: person.name.clone(), csrf: token()?, until };
+        let user = person.name.clone();
+        let credentials = self.credentials(&user).unwrap_or_default();
+        let session = Session { user, csrf: token()?, credentials, until };
         self.put(&format!("session:{}", token_hash(&cookie)), &session).await?;
         Ok((cookie, session))
     }
@@ -135,7 +166,8 @@ impl Access {
     pub async fn session(&self, cookie: &str) -> Result<Option<(Person, Session)>, Error> {
         let key = format!("session:{}", token_hash(cookie));
         let Some(session) = self.get::<Session>(&key).await? else { return Ok(None) };
-        if session.until <= self.app.clock.now().0 {
+        let present = self.credentials(&session.user);
+        if session.until <= self.app.clock.now().0 || present.as_ref() != Some(&session.credentials) {
             return Ok(None);
         }
         Ok(self.by_name(&session.user).map(|person| (person, session)))
@@ -196,13 +228,17 @@ pub async fn make_link(app: &App, user: &str) -> Result<String, Error> {
         return Err(Error::refused("unknown_user", format!("devo.yaml has no user `{user}`"))
             .hint(format!("users: {}", known.join(", "))));
     }
+    let base = base_url(app).await?;
     let secret = token()?;
     let link = Link { user: user.to_owned(), until: app.clock.now().plus_ms(LINK_MS).0 };
     put(app, &format!("link:{}", token_hash(&secret)), &link).await?;
-    Ok(format!("{}/login?link={secret}", base_url(app).await?))
+    Ok(format!("{base}/login?link={secret}"))
 }
 
 /// Where the daemon's pages are: `web.url`, else where the daemon listened last, else where it is configured to.
+///
+/// # Errors
+/// A journal that cannot be read, or a daemon that listens everywhere: that is no address to send a browser to.
 pub async fn base_url(app: &App) -> Result<String, Error> {
     let config = app.config();
     let web = &config.web;
@@ -211,15 +247,29 @@ pub async fn base_url(app: &App) -> Result<String, Error> {
     }
     let last = app.journal.kept(SCOPE, "listening").await?;
     let last = last.as_ref().and_then(Value::as_str).filter(|_| web.listen.port() == 0);
-    Ok(match last {
-        Some(address) => format!("http://{address}"),
-        None => format!("http://{}", web.listen),
-    })
+    let address = last.and_then(|address| address.parse().ok()).unwrap_or(web.listen);
+    if address.ip().is_unspecified() {
+        return Err(Error::refused(
+            "no_url",
+            format!(
+                "web.listen is {address}, which no browser can open; web.url has to say how people reach the pages"
+            ),
+        )
+        .hint("web: {url: https://devo.example.org}    # in devo.yaml"));
+    }
+    Ok(format!("http://{address}"))
 }
 
 /// Remembers where the daemon listens, for links that other processes make.
 pub async fn listening(app: &App, address: std::net::SocketAddr) -> Result<(), Error> {
     put(app, "listening", &address.to_string()).await
+}
+
+/// The hash of the owner's token, which is kept out of every text from now on.
+fn read_owner(app: &App) -> Result<String, Error> {
+    let owner = owner_token(&app.home)?;
+    app.hide(&SecretString::from(owner.clone()));
+    Ok(token_hash(&owner))
 }
 
 /// The owner's token, made at the first call; readable by its owner alone.

@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 
 use super::Site;
 use super::access::{Person, Session};
+use super::pages::{Frame, problem_page};
 use super::problem::Problem;
 use super::secret::same;
 use crate::config::{UserRole, host_of_url};
@@ -118,11 +119,12 @@ impl FromRequest<Arc<Site>> for SignedForm {
         let (mut parts, body) = request.into_parts();
         let visitor = Visitor::from_request_parts(&mut parts, site).await?;
         let ours = from_our_pages(&parts.headers);
+        let frame = Frame::of(site, &parts.headers, &parts.uri, Some(&visitor)).await;
         let request = Request::from_parts(parts, body);
         let fields = fields(request, site).await?;
         let given = fields.get("csrf").map_or("", String::as_str);
         if !ours || !same(given, &visitor.session.csrf) {
-            return Err(Problem::forbidden("this change does not come from a page of ours").into_response());
+            return Err(problem_page(site, &frame, &Problem::forbidden(frame.w.not_our_page)));
         }
         Ok(Self { visitor, fields })
     }
@@ -176,8 +178,8 @@ pub fn from_our_pages(headers: &HeaderMap) -> bool {
 
 /// The address of whoever asks; a proxy's word counts only where one is configured.
 pub fn address(site: &Site, headers: &HeaderMap, peer: Option<SocketAddr>) -> IpAddr {
-    let told = headers.get("x-forwarded-for").and_then(|value| value.to_str().ok());
-    // The last one was added by our own proxy; the ones before are the asker's word.
+    let told = headers.get_all("x-forwarded-for").iter().next_back().and_then(|value| value.to_str().ok());
+    // The last one of the last line was added by our own proxy; the ones before are the asker's word.
     let told = told.and_then(|told| told.rsplit(',').next()).and_then(|last| last.trim().parse().ok());
     told.filter(|_| site.config().web.behind_proxy)
         .or(peer.map(|peer| peer.ip()))

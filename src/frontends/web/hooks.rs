@@ -97,9 +97,9 @@ pub async fn knock(
         task.insert("notify".to_owned(), notify.into());
     }
     // Keys of one hook are no keys of another, or of people.
-    task.insert("key".to_owned(), Value::String(format!("hook:{name}:{own}")));
+    let key = Some(format!("hook:{name}:{own}"));
     let who = Who { by: format!("hook {name}"), channel: "api".to_owned() };
-    let submitted = hand_in(&site, &task, who).await?;
+    let submitted = hand_in(&site, &task, key, who).await?;
     let status = if submitted.new { StatusCode::ACCEPTED } else { StatusCode::OK };
     Ok((status, Json(Taken { task_id: submitted.run.to_string() })).into_response())
 }

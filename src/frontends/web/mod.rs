@@ -59,6 +59,7 @@ pub struct Site {
     sign_ins: Buckets<IpAddr>,
     hook_secrets: BTreeMap<String, SecretString>,
     stands: Stands,
+    doctor: pages::Doctor,
 }
 
 impl Site {
@@ -73,6 +74,7 @@ impl Site {
             sign_ins: Buckets::new(SIGN_INS.0, SIGN_INS.1),
             hook_secrets: hook_secrets(&app)?,
             stands: Stands::default(),
+            doctor: pages::Doctor::default(),
             app,
             desk,
         }))

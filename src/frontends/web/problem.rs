@@ -118,6 +118,7 @@ fn status_of(error: &Error) -> StatusCode {
             StatusCode::CONFLICT
         }
         "draining" => StatusCode::SERVICE_UNAVAILABLE,
+        "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         _ => StatusCode::UNPROCESSABLE_ENTITY,
     }
 }

@@ -18,6 +18,7 @@ use crate::core::id::{RunId, StepId};
 use crate::core::plan::{Estimate, Plan, PlanRecord};
 use crate::core::state::RunState;
 use crate::engine::{Stopped, Until};
+use crate::frontends::words::Lang;
 use crate::journal::Summary;
 
 /// A daemon's web channel over a home of its own.
@@ -58,11 +59,16 @@ const PASSWORD: &str = "correct horse battery";
 
 impl Place {
     async fn new() -> Self {
+        Self::with("").await
+    }
+
+    /// `more` of the key `web`, each line by two blanks.
+    async fn with(more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().join("home");
         make_home(&home).unwrap();
         let config = format!(
-            "repos: {{shop: {{url: /nowhere/shop.git, base: main}}}}\nsandbox: {{type: host}}\nweb: {{hosts: [devo.example.org]}}\nusers:\n  vera: {{roles: [viewer], token: '{}'}}\n  \
+            "repos: {{shop: {{url: /nowhere/shop.git, base: main}}}}\nsandbox: {{type: host}}\nweb:\n  hosts: [devo.example.org]\n{more}users:\n  vera: {{roles: [viewer], token: '{}'}}\n  \
              sam: {{roles: [submitter], token: '{}', password: '{}'}}\n",
             secret::token_hash(VIEWER),
             secret::token_hash(SUBMITTER),
@@ -389,6 +395,8 @@ async fn mistakes_of_a_task_are_told() {
         (json!({"pipeline": "hello", "inpts": {}}), 422, "did you mean `inputs`?"),
         (json!({"pipeline": "hello", "key": ""}), 422, "1 to 200 bytes"),
         (json!({"pipeline": "dev-task", "repo": "no", "task": "x"}), 422, "no"),
+        (json!({"pipeline": "hello", "inputs": {"who": "x"}, "key": "telegram:1:2"}), 422, "begins like the keys"),
+        (json!({"pipeline": "hello", "inputs": {"who": "x"}, "key": "hook:ci:2"}), 422, "begins like the keys"),
         (json!([1]), 400, "the body does not fit"),
     ] {
         let reply = post(&body).await;
@@ -422,7 +430,9 @@ async fn lists_are_paged_and_filtered() {
     assert_eq!(seen, ids);
     let none = place.get(&place.token, "/api/v1/runs?repo=other").await.json();
     assert_eq!(none, json!({"runs": [], "next": null}));
-    for bad in ["cursor=x", "limit=9999", "limit=x", "nope=1", "cursor=0193b2c0-7e1f-7abc-8def-0123456789ab"] {
+    for bad in
+        ["cursor=x", "status=nope", "limit=9999", "limit=x", "nope=1", "cursor=0193b2c0-7e1f-7abc-8def-0123456789ab"]
+    {
         assert_eq!(
             place.get(&place.token, &format!("/api/v1/runs?{bad}")).await.status,
             StatusCode::BAD_REQUEST,
@@ -496,6 +506,65 @@ async fn a_run_whose_last_driver_is_leaving_is_not_left_alone() {
     while place.site.desk.counts() != (0, 0, 1) {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
+    place.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_is_followed_also_where_its_asker_leaves() {
+    let place = Place::new().await;
+    let mut ids = Vec::new();
+    for _ in 0..24 {
+        ids.push(place.planned().await);
+    }
+    place.site.desk.take_up().await.unwrap();
+    while place.site.desk.counts() != (0, 0, ids.len()) {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    for (n, id) in (0..).zip(&ids) {
+        let body = json!({"signal": "approve", "plan_hash": place.plan_hash(id).await}).to_string();
+        let bearer = format!("Bearer {}", place.token);
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let request = ask("POST", &format!("/api/v1/runs/{id}/signals"), &headers, Body::from(body));
+        let asker = tokio::spawn(place.router.clone().oneshot(request));
+        // The connection breaks at another moment each time.
+        tokio::time::sleep(std::time::Duration::from_micros(150 * n)).await;
+        asker.abort();
+    }
+    // Whatever was approved is driven (and fails: its repository is nowhere); nothing else rests.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        let open = place.site.desk.open().await.unwrap();
+        if open.iter().all(crate::journal::RunRow::waits) && place.site.desk.counts() == (0, 0, open.len()) {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{:?}: {open:#?}", place.site.desk.counts());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    place.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_proxy_the_address_is_its_word_and_not_the_askers() {
+    let place = Place::with("  behind_proxy: true\n").await;
+    let mut headers = axum::http::HeaderMap::new();
+    let mut told = |line: &str| {
+        headers.append("x-forwarded-for", line.parse().unwrap());
+        super::guard::address(&place.site, &headers, None).to_string()
+    };
+    assert_eq!(told("10.0.0.1"), "10.0.0.1");
+    assert_eq!(told("10.0.0.2, 10.0.0.3"), "10.0.0.3", "the last line is the proxy's, and its last entry");
+    assert_eq!(told("nonsense"), "127.0.0.1", "and no other counts");
+    place.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_method_that_is_not_taken_is_told_so() {
+    let place = Place::new().await;
+    let reply = place.send(ask("DELETE", "/api/v1/runs", &[], Body::empty())).await;
+    assert_eq!((reply.status, reply.json()["code"].as_str()), (StatusCode::METHOD_NOT_ALLOWED, Some("wrong_method")));
+    assert!(reply.headers["allow"].to_str().unwrap().contains("POST"), "{:?}", reply.headers);
+    let page = place.send(ask("POST", "/pipelines", &[("origin", "http://localhost")], Body::empty())).await;
+    assert!(page.status == StatusCode::METHOD_NOT_ALLOWED && page.body.contains("<!doctype html>"), "{}", page.body);
     place.stop.cancel();
 }
 
@@ -622,6 +691,87 @@ async fn people_sign_in_and_out_and_links_work_once() {
     // What is stored is no secret.
     let stored = place.site.app.journal.kept_with("web", "").await.unwrap();
     assert!(!format!("{stored:?}").contains(secret) && !stored.is_empty());
+    place.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_ends_with_the_credentials_that_opened_it() {
+    let place = Place::new().await;
+    let (app, home) = (&place.site.app, place.site.app.home.clone());
+    let (owner, sam) = (place.browser("owner").await, place.browser("sam").await);
+    let stands = async |browser: &Browser<'_>| browser.page("/").await.status == StatusCode::OK;
+    // What says nothing of them changes nothing for them.
+    let config = std::fs::read_to_string(home.join("devo.yaml")).unwrap();
+    let without_vera = config.replace(&secret::token_hash(VIEWER), &secret::token_hash("another-token-0123456789"));
+    std::fs::write(home.join("devo.yaml"), &without_vera).unwrap();
+    app.reload().unwrap();
+    assert!(stands(&owner).await && stands(&sam).await);
+
+    let password = app.config().users["sam"].password.clone().unwrap();
+    let other = without_vera.replace(&password, &secret::password_hash("another password").unwrap());
+    std::fs::write(home.join("devo.yaml"), &other).unwrap();
+    app.reload().unwrap();
+    assert!(stands(&owner).await && !stands(&sam).await, "the password is another one");
+
+    std::fs::write(home.join(TOKEN_FILE), "a-token-that-is-another-one\n").unwrap();
+    app.reload().unwrap();
+    assert!(!stands(&owner).await, "the owner's token is another one");
+    assert_eq!(place.get(&place.token, "/api/v1/runs").await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(place.get("a-token-that-is-another-one", "/api/v1/runs").await.status, StatusCode::OK);
+    place.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_leads_to_an_address_that_a_browser_can_open() {
+    let place = Place::new().await;
+    let (app, home) = (&place.site.app, place.site.app.home.clone());
+    let config = std::fs::read_to_string(home.join("devo.yaml")).unwrap();
+    let listening = |web: &str| {
+        std::fs::write(home.join("devo.yaml"), config.replace("hosts: [devo.example.org]", web)).unwrap();
+        app.reload().unwrap();
+    };
+    for web in ["listen: '0.0.0.0:7333'", "listen: '[::]:7333'"] {
+        listening(web);
+        let error = super::access::make_link(app, "sam").await.unwrap_err();
+        assert!(error.code == "no_url" && error.message.contains("web.url"), "{error:?}");
+    }
+    listening("listen: '0.0.0.0:0'");
+    super::access::listening(app, "0.0.0.0:4711".parse().unwrap()).await.unwrap();
+    assert_eq!(super::access::make_link(app, "sam").await.unwrap_err().code, "no_url");
+    listening("listen: '0.0.0.0:0'\n  url: 'https://devo.example.org/'");
+    let link = super::access::make_link(app, "sam").await.unwrap();
+    assert!(link.starts_with("https://devo.example.org/login?link="), "{link}");
+    place.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_check_of_the_doctor_has_a_title_in_the_readers_language() {
+    let place = Place::new().await;
+    let checks = place.site.app.checks().await;
+    assert!(checks.len() > 8, "{}", checks.len());
+    for lang in [Lang::En, Lang::Es] {
+        let page = place.browser("owner").await.page(&format!("/doctor?lang={}", lang.tag())).await.body;
+        for check in &checks {
+            let title = lang.check_title(&check.id);
+            assert!(title != check.id && page.contains(&format!("<b>{title}</b>")), "{}: {title}", check.id);
+        }
+    }
+    place.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comment_has_as_many_letters_as_it_is_said_to_have() {
+    let place = Place::new().await;
+    let id = place.planned().await;
+    let browser = place.browser("owner").await;
+    let comment = format!("/runs/{id}/comment");
+    let enter = "%0D%0A";
+    let fits = format!("path=a.rs&text={}{enter}{}", "%C3%B1".repeat(2_000), "%C3%B1".repeat(1_999));
+    let sent = browser.form(&comment, &fits).await;
+    assert_eq!(sent.status, StatusCode::SEE_OTHER, "{}", sent.body);
+    let id = place.planned().await;
+    let refused = browser.form(&format!("/runs/{id}/comment"), &format!("text={}", "a".repeat(4_001))).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
     place.stop.cancel();
 }
 

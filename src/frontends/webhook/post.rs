@@ -61,9 +61,11 @@ impl Sender {
                 let why = format!("it answered {status}");
                 match status.as_u16() {
                     200..=299 => Answer::Taken,
-                    408 | 425 | 429 | 500..=599 => {
+                    408 | 425 | 429 | 500..=599 if seconds.is_some() => {
                         Answer::Away { why, unsure: false, after: seconds.map(Duration::from_secs) }
                     }
+                    // It is there, and may only stumble over this one.
+                    408 | 425 | 429 | 500..=599 => Answer::Later(why),
                     _ => Answer::TurnedDown(why),
                 }
             }

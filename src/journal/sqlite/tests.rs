@@ -57,6 +57,67 @@ async fn appends_from_many_tasks_are_all_kept() {
 }
 
 #[tokio::test]
+async fn where_the_disk_is_full_a_group_is_refused_as_a_whole_and_says_why() {
+    let home = home();
+    let journal = open(&home).unwrap();
+    let [a, b, c, d] = [1, 2, 3, 4].map(suite::run);
+    for id in [a, b, c] {
+        journal.accept(suite::first(id, None), suite::summary("EXECUTING")).await.unwrap();
+    }
+    // SQLite refuses to grow the file beyond this, as it does where the disk is full.
+    let pages = |most: u32| {
+        journal.write(move |transaction| {
+            let sql = format!("PRAGMA max_page_count = {most}");
+            Ok(transaction.query_row(&sql, [], |row| row.get::<_, u32>(0))?)
+        })
+    };
+    let now = pages(1).await.unwrap();
+    let full = pages(now + 4).await.unwrap();
+    // What comes while one is written waits together: the four below are one group, and the second of them is too large.
+    let (go, waiting) = std::sync::mpsc::channel::<()>();
+    let (begun, began) = oneshot::channel();
+    let held = journal.write(move |_| {
+        let _ = begun.send(());
+        let _ = waiting.recv();
+        Ok(())
+    });
+    let large = Event {
+        body: EventBody::StepContinued {
+            step: crate::core::id::StepId::new("a").unwrap(),
+            carry: Value::from("x".repeat(1 << 18)),
+        },
+        ..suite::event(2)
+    };
+    let small = || vec![suite::event(2)];
+    let together = async {
+        began.await.unwrap();
+        tokio::join!(
+            biased;
+            journal.append(a, small(), suite::summary("EXECUTING")),
+            journal.append(b, vec![large.clone()], suite::summary("EXECUTING")),
+            journal.append(c, small(), suite::summary("EXECUTING")),
+            journal.accept(suite::first(d, None), suite::summary("QUEUED")),
+            async { go.send(()).unwrap() },
+        )
+    };
+    let (held, (one, two, three, new, ())) = tokio::join!(held, together);
+    held.unwrap();
+    for answer in [one, two, three, new.map(|_| ())] {
+        let Err(JournalError::Full { why, .. }) = &answer else { panic!("{answer:?}") };
+        assert!(why.contains("full"), "{why}");
+    }
+    for (id, kept) in [(a, 1), (b, 1), (c, 1), (d, 0)] {
+        assert_eq!(journal.events(id, 0).await.unwrap().len(), kept, "what was refused was not written");
+    }
+    // What fits is still written, and the rest when there is room.
+    journal.append(a, small(), suite::summary("EXECUTING")).await.unwrap();
+    pages(full + 10_000).await.unwrap();
+    journal.append(b, vec![large], suite::summary("EXECUTING")).await.unwrap();
+    journal.append(c, small(), suite::summary("EXECUTING")).await.unwrap();
+    assert_eq!(journal.accept(suite::first(d, None), suite::summary("QUEUED")).await, Ok(Acceptance::New));
+}
+
+#[tokio::test]
 async fn a_journal_of_the_first_format_opens_with_its_events_in_order() {
     let home = home();
     let path = home.path().join("state.db");

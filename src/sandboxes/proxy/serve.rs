@@ -23,7 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
 use tokio::time::sleep;
 
 use super::target::Target;
-use super::{ALL_CONNECTIONS, Failed, Shared};
+use super::{Failed, Shared};
 
 /// A request's head, in bytes: a large cookie and a long URL fit.
 const LARGEST_HEAD: usize = 64 << 10;
@@ -43,8 +43,27 @@ fn empty(text: String) -> Body {
 
 /// What a connection holds until it, and the tunnel that it became, is over.
 struct Place {
-    _own: OwnedSemaphorePermit,
-    _of_all: SemaphorePermit<'static>,
+    _place: OwnedSemaphorePermit,
+    _share: Share,
+}
+
+/// Whose a place is.
+enum Share {
+    Own { _permit: OwnedSemaphorePermit },
+    Common { _permit: SemaphorePermit<'static> },
+}
+
+impl Place {
+    /// Waits for one; `None` only when nobody gives any more.
+    async fn of(shared: &Shared) -> Option<Self> {
+        let place = shared.places.clone().acquire_owned().await.ok()?;
+        let share = tokio::select! {
+            biased;
+            own = shared.own.clone().acquire_owned() => Share::Own { _permit: own.ok()? },
+            common = shared.common.acquire() => Share::Common { _permit: common.ok()? },
+        };
+        Some(Self { _place: place, _share: share })
+    }
 }
 
 /// A client's end.
@@ -82,9 +101,7 @@ pub(super) async fn accept(listener: impl Listener, shared: Arc<Shared>) {
     let stop = shared.stop.clone();
     let serve_all = async {
         loop {
-            let Ok(own) = shared.places.clone().acquire_owned().await else { return };
-            let Ok(of_all) = ALL_CONNECTIONS.acquire().await else { return };
-            let place = Place { _own: own, _of_all: of_all };
+            let Some(place) = Place::of(&shared).await else { return };
             match listener.next().await {
                 Ok(stream) => drop(tokio::spawn(serve(stream, shared.clone(), Arc::new(place)))),
                 // Out of descriptors, most likely: some connection has to end first.

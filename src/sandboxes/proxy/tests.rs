@@ -266,6 +266,45 @@ async fn connections_are_bounded_and_those_that_wait_get_their_turn() {
 }
 
 #[tokio::test]
+async fn a_proxy_that_keeps_all_it_can_get_leaves_others_their_own() {
+    const COMMON: usize = 2;
+    let common: &'static Semaphore = Box::leak(Box::new(Semaphore::new(COMMON)));
+    let echo = echo().await;
+    let open = async |port: &str| {
+        let mut stream = TcpStream::connect(port).await.expect("it listens");
+        stream.write_all(format!("CONNECT {echo} HTTP/1.1\r\n\r\n").as_bytes()).await.expect("the system takes it");
+        stream
+    };
+    let mut proxies = Vec::new();
+    for _ in 0..2 {
+        let (proxy, port) = (Proxy::beside(common), TcpListener::bind("127.0.0.1:0").await.expect("a port"));
+        let address = port.local_addr().expect("bound").to_string();
+        proxy.answer(port);
+        let grant = proxy.grant([echo.parse().expect("an entry")].into());
+        proxies.push((proxy, grant, address));
+    }
+    let (greedy, other) = (&proxies[0].2, &proxies[1].2);
+    let mut kept = Vec::new();
+    for _ in 0..OWN_CONNECTIONS + COMMON {
+        let mut stream = open(greedy).await;
+        assert!(head(&mut stream).await.starts_with("HTTP/1.1 200"));
+        kept.push(stream);
+    }
+    let mut others = Vec::new();
+    for _ in 0..OWN_CONNECTIONS {
+        let mut stream = open(other).await;
+        let answer = tokio::time::timeout(std::time::Duration::from_secs(10), head(&mut stream)).await;
+        assert!(answer.expect("it waits for nobody").starts_with("HTTP/1.1 200"));
+        others.push(stream);
+    }
+    // One more takes its turn.
+    let mut waiting = open(other).await;
+    kept.pop();
+    kept.pop();
+    assert!(head(&mut waiting).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
 async fn garbage_ends_its_connection_and_nothing_else() {
     let (place, web) = (place(), web().await);
     let _grant = place.grant(&[&web, "*.example.org"]);

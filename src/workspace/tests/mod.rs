@@ -291,7 +291,8 @@ fn a_commit_is_refused_where_it_would_be_wrong() {
         assert!(matches!(worktree.commit(&bad), Err(Error::BadCommit { .. })), "{name:?}");
     }
     worktree.commit(&new(tree, "one")).unwrap();
-    assert!(matches!(worktree.commit(&new(tree, "two")), Err(Error::BranchMoved { .. })));
+    let moved = worktree.commit(&new(tree, "two")).unwrap_err();
+    assert!(matches!(moved, Error::BranchMoved { .. }) && moved.hint().unwrap().contains("--from branch"), "{moved}");
     assert!(matches!(worktree.snapshot("../x"), Err(Error::BadBranch { .. })));
 }
 

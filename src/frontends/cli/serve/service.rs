@@ -39,12 +39,12 @@ impl Service {
     }
 
     /// Says that the settings are being read, reads them, and says that it is done.
-    pub fn reloading(&self, read: impl FnOnce()) {
+    pub async fn reloading(&self, read: impl Future<Output = ()>) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => say(&[NotifyState::Reloading, now]),
             Err(_) => say(&[NotifyState::Reloading]),
         }
-        read();
+        read.await;
         say(&[NotifyState::Ready]);
     }
 

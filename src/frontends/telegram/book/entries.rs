@@ -318,6 +318,18 @@ pub fn draft_key(draft: &str) -> String {
     format!("draft/{draft}")
 }
 
+/// What an update was about to do to a run, kept before it is done: a second try does that, or sees that it was done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Begun {
+    /// The run.
+    pub run: RunId,
+    /// Its last event before.
+    pub seq: u64,
+    /// The plan that was to be approved.
+    #[serde(default)]
+    pub plan_hash: Option<String>,
+}
+
 /// The key of an update whose handling has begun.
 pub fn begun_key(update: i64) -> String {
     format!("begun/{update}")

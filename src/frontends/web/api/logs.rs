@@ -102,24 +102,25 @@ pub async fn read(
 ) -> Result<Logs, Error> {
     let folder = site.app.run_dir(run).join("logs");
     let read = tokio::task::spawn_blocking(move || {
-        let mut lines: VecDeque<LogLine> = VecDeque::new();
-        let mut place = after.unwrap_or_default();
+        let mut reader = Reader::new(folder, step);
+        let Some(mut place) = after else {
+            let end = reader.end(limit)?;
+            let next = end.lines.last().map(|last| Place { at: last.at.0, count: end.same }.to_string());
+            return Ok(Logs { lines: end.lines.iter().map(LogLine::from).collect(), next });
+        };
+        let mut lines: Vec<LogLine> = Vec::new();
         let mut skip = Skip { to: place, seen: 0 };
-        Reader::new(folder, step).pass(|line| {
+        reader.pass(|line| {
             if skip.passes(line) {
-                if after.is_some() && lines.len() >= limit {
+                if lines.len() >= limit {
                     return false;
                 }
-                lines.push_back(line.into());
+                lines.push(line.into());
                 place = place.behind(line);
-                if lines.len() > limit {
-                    lines.pop_front();
-                }
             }
             true
         })?;
-        let next = (!lines.is_empty() || after.is_some()).then(|| place.to_string());
-        Ok(Logs { lines: lines.into(), next })
+        Ok(Logs { lines, next: Some(place.to_string()) })
     });
     read.await.map_err(|error| Error::bug(error.to_string()))?
 }

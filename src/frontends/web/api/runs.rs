@@ -110,7 +110,7 @@ pub async fn submit(
         // Someone's own steps run without an approval of anybody else.
         caller.needs(UserRole::Approver)?;
     }
-    let submitted = hand_in(&site, &task, caller.person.who(caller.channel)).await?;
+    let submitted = hand_in(&site, &task, None, caller.person.who(caller.channel)).await?;
     let document = site.desk.document(submitted.run).await?;
     let status = if submitted.new { StatusCode::CREATED } else { StatusCode::OK };
     let mut response = (status, Json(Run(document))).into_response();
@@ -120,8 +120,14 @@ pub async fn submit(
     Ok(response)
 }
 
-/// Hands a task in. From the network a pipeline is a name or its own text, never a path on this machine.
-pub async fn hand_in(site: &Site, task: &Map<String, Value>, who: Who) -> Result<crate::app::Submitted, Error> {
+/// Hands a task in, under a key of our own where there is one. From the network a pipeline is a name or its own text, never
+/// a path on this machine.
+pub async fn hand_in(
+    site: &Site,
+    task: &Map<String, Value>,
+    key: Option<String>,
+    who: Who,
+) -> Result<crate::app::Submitted, Error> {
     if let Some(Value::String(name)) = task.get("pipeline")
         && !is_pipeline_name(name)
     {
@@ -130,7 +136,7 @@ pub async fn hand_in(site: &Site, task: &Map<String, Value>, who: Who) -> Result
     }
     let text = serde_json::to_string_pretty(task).map_err(|error| Error::bug(error.to_string()))?;
     let source = TaskSource::File { name: "task".to_owned(), text };
-    site.desk.submit(TaskRequest { source, id: None, cassette: None, who }).await
+    site.desk.submit(TaskRequest { source, id: None, cassette: None, key, who }).await
 }
 
 /// A JSON body.

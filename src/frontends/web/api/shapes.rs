@@ -213,6 +213,9 @@ pub struct ErrorShape {
     message: String,
     /// What to do.
     hint: Option<String>,
+    /// Of a run's error: the step that it failed by, if it was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    step: Option<String>,
 }
 
 /// A line of the list of runs.

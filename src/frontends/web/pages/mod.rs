@@ -17,7 +17,6 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use rust_embed::Embed;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::Site;
 use super::guard::{Visitor, cookie};
@@ -27,6 +26,7 @@ use crate::core::plan::sha256;
 use crate::error::Error;
 use crate::frontends::words::{Lang, Words};
 use crate::templates::Pages;
+pub use look::Doctor;
 
 /// The cookie of the chosen language.
 const LANG_COOKIE: &str = "devo_lang";
@@ -55,7 +55,8 @@ impl Sheets {
                 all.extend_from_slice(&file.data);
             }
         }
-        let pages = Pages::new(templates).map_err(|error| Error::bug(format!("a page's template: {error}")))?;
+        let mut pages = Pages::new(templates).map_err(|error| Error::bug(format!("a page's template: {error}")))?;
+        pages.add_filter("check_title", |id, tag| Lang::of_tag(tag).unwrap_or_default().check_title(id));
         let version = sha256(&all)["sha256:".len()..][..12].to_owned();
         Ok(Self { pages, version })
     }
@@ -73,7 +74,8 @@ impl Sheets {
 /// What every page shows around its own part.
 #[derive(Serialize)]
 pub struct Frame {
-    w: &'static Words,
+    /// The texts of its language.
+    pub w: &'static Words,
     lang: Lang,
     other_lang: &'static str,
     version: String,
@@ -197,9 +199,4 @@ async fn asset(Path(name): Path<String>) -> Response {
         }
         None => StatusCode::NOT_FOUND.into_response(),
     }
-}
-
-/// A text of a document; empty where there is none.
-fn word<'a>(doc: &'a Value, pointer: &str) -> &'a str {
-    doc.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }

@@ -91,7 +91,7 @@ pub async fn submit(State(site): State<Arc<Site>>, headers: HeaderMap, uri: Uri,
         return page(&site, &frame, StatusCode::OK, "new.html", &shown);
     }
     match task(&form, shown.chosen.as_ref()) {
-        Ok(task) => match hand_in(&site, &task, form.visitor.person.who("web")).await {
+        Ok(task) => match hand_in(&site, &task, None, form.visitor.person.who("web")).await {
             Ok(submitted) => Ok(Redirect::to(&format!("/runs/{}", submitted.run)).into_response()),
             Err(error) if error.exit == Exit::Refused => {
                 (shown.wrong, shown.hint) = (error.message, error.hint.unwrap_or_default());

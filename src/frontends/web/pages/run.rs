@@ -9,16 +9,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::show::{DiffLine, StepLine, link, need_word, plan_changes, status_word, steps};
-use super::{Frame, Page, page, problem_page, word};
+use super::{Frame, Page, page, problem_page};
 use crate::core::graph::Graph;
 use crate::core::id::{RunId, StepId};
 use crate::core::plan::PlanRecord;
-use crate::core::time::Timestamp;
 use crate::error::Error;
 use crate::frontends::causes::cause;
+use crate::frontends::doc::{error_of, failed_step, plan_of, time, title, word};
 use crate::frontends::drawing;
 use crate::frontends::figures::{dollars, duration, tokens};
-use crate::frontends::plain::line;
 use crate::frontends::web::Site;
 use crate::frontends::web::api::logs;
 use crate::frontends::web::api::runs::{resolve, role_of, signal_of};
@@ -132,7 +131,7 @@ async fn values(site: &Site, frame: &Frame, run: RunId, log: bool) -> Result<Val
     let status = word(&doc, "/status").to_owned();
     let waiting = word(&doc, "/waiting_for/kind").to_owned();
     let ended = ["COMPLETED", "FAILED", "ABORTED"].contains(&status.as_str());
-    let plan: Option<PlanRecord> = serde_json::from_value(doc["plan"].clone()).ok();
+    let plan = plan_of(&doc);
     let mut lines = steps(w, &doc);
     let step_count = lines.len();
     let over = |state: &str| ["succeeded", "skipped", "failed", "cancelled"].contains(&state);
@@ -140,13 +139,11 @@ async fn values(site: &Site, frame: &Frame, run: RunId, log: bool) -> Result<Val
     let done = states.iter().filter(|state| over(state)).count();
     let active = states.iter().position(|state| *state == "running" || *state == "waiting");
     let name_of = |at: usize| word(&doc["steps"][at], "/id").to_owned();
-    let time = |pointer: &str| -> Option<Timestamp> { serde_json::from_value(doc.pointer(pointer)?.clone()).ok() };
     let now = site.app.clock.now();
-    let (created, updated) = (time("/created_at").unwrap_or(now), time("/updated_at").unwrap_or(now));
+    let (created, updated) = (time(&doc, "/created_at").unwrap_or(now), time(&doc, "/updated_at").unwrap_or(now));
     let elapsed = duration(if ended { updated } else { now }.since(created));
-    let failed_at = states.iter().position(|state| *state == "failed");
-    let failed = failed_at.filter(|_| status == "FAILED").map(|at| lines.remove(at));
-    let failure = failed_at.map_or(&doc["error"], |at| &doc["steps"][at]["error"]);
+    let failed_at = failed_step(&doc).and_then(|step| lines.iter().position(|line| line.id == word(step, "/id")));
+    let failed = failed_at.map(|at| lines.remove(at));
     let links = links(&doc);
     let main_link = links.iter().rev().find_map(|link| link.href.clone());
     let action = match (waiting.as_str(), status.as_str()) {
@@ -179,15 +176,10 @@ async fn values(site: &Site, frame: &Frame, run: RunId, log: bool) -> Result<Val
     lines.truncate(LISTED_STEPS);
     let seq = known.as_ref().map_or(0, |stand| stand.state.seq());
     let task = word(&doc, "/task").to_owned();
-    let title = match (&plan, line(&task, 160)) {
-        (Some(plan), _) => line(&plan.plan.title, 160),
-        (None, title) if title.is_empty() => word(&doc, "/pipeline").to_owned(),
-        (None, title) => title,
-    };
     Ok(Values {
         id: run.to_string(),
         short: run.short(),
-        title,
+        title: title(&doc),
         task,
         pipeline: word(&doc, "/pipeline").to_owned(),
         repo: word(&doc, "/repo").to_owned(),
@@ -221,7 +213,7 @@ async fn values(site: &Site, frame: &Frame, run: RunId, log: bool) -> Result<Val
         approval: doc["approval"].clone(),
         revisions,
         error: doc["error"].clone(),
-        cause: cause(frame.lang, word(failure, "/code")),
+        cause: cause(frame.lang, word(error_of(&doc), "/code")),
         standing: word(&doc, "/standing").to_owned(),
         failed,
         steps: lines,

@@ -3,9 +3,9 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::word;
 use crate::core::plan::PlanRecord;
 use crate::core::time::Timestamp;
+use crate::frontends::doc::word;
 use crate::frontends::figures::{dollars, duration};
 use crate::frontends::plain::line;
 use crate::frontends::words::Words;
@@ -87,7 +87,7 @@ impl Line {
 /// A step in the list of a run's steps.
 #[derive(Serialize)]
 pub struct StepLine {
-    id: String,
+    pub id: String,
     kind: String,
     state: String,
     word: &'static str,
