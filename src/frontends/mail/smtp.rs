@@ -235,16 +235,12 @@ mod tests {
             security: Security::Starttls,
             user: Some("devo".to_owned()),
             password: None,
-            from: "Devo, the bot <devo@example.org>".to_owned(),
+            from: "Devo <devo@example.org>".to_owned(),
             to: vec![],
             allow: vec![],
             language: Language::En,
         };
-        Post::new(
-            &Smtp { from: "Devo <devo@example.org>".to_owned(), ..smtp },
-            Some("hunter2-hunter2".to_owned().into()),
-        )
-        .unwrap()
+        Post::new(&smtp, Some("hunter2-hunter2".to_owned().into())).unwrap()
     }
 
     #[test]
