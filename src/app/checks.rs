@@ -145,7 +145,12 @@ async fn configured(home: &Path, config: Config) -> Vec<Check> {
         let id = format!("role.{role}");
         // Without a model a recording still plays, and a pipeline that asks none still runs.
         found.push(match shop.client(role, &Cassettes::None, shop.clock.now()) {
-            Ok(client) => Check::new(&id, Level::Ok, format!("{}: there is a key", client.card().id)),
+            Ok(client) => match client.card().retired(shop.clock.now()) {
+                Some(retired) => {
+                    Check::new(&id, Level::Warning, retired).fix(format!("edit `roles.{role}` in devo.yaml"))
+                }
+                None => Check::new(&id, Level::Ok, format!("{}: there is a key", client.card().id)),
+            },
             Err(failure) => Check { level: Level::Warning, ..broken(&id, failure) },
         });
     }

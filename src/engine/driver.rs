@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::DirBuilderExt as _;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -173,6 +174,7 @@ pub(super) async fn drive(
         clock: engine.clock,
         feed: engine.feed.clone(),
         files: Mutex::new(HashMap::new()),
+        broken: AtomicBool::new(false),
     });
     let (money, asked) = mpsc::channel(64);
     let equipment = prepared.equipment.clone();

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
@@ -20,6 +21,9 @@ use crate::steps::{Log, Stream};
 const STEP_MAX: u64 = 10 * 1024 * 1024;
 /// Longer lines are cut.
 const LINE_MAX: usize = 4096;
+
+/// Files that are open at once: a run may have 10,000 steps, and a process not many more files than a thousand.
+const OPEN_MAX: usize = 64;
 
 /// A kept line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,12 +46,17 @@ pub(super) struct RunLog {
     pub clock: Clock,
     pub feed: broadcast::Sender<Notice>,
     pub files: Mutex<HashMap<StepId, (File, u64)>>,
+    /// Whether the last line could not be written; that is told once.
+    pub broken: AtomicBool,
 }
 
 impl RunLog {
     fn keep(&self, line: &Line) -> std::io::Result<()> {
         let mut files = self.files.lock().expect("no holder of this lock can panic");
         if !files.contains_key(&line.step) {
+            if files.len() >= OPEN_MAX {
+                files.clear();
+            }
             let path = self.dir.join(format!("{}.jsonl", line.step));
             let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
             let size = file.metadata()?.len();
@@ -81,9 +90,13 @@ impl Log for RunLog {
                 text.push_str(" […]");
             }
             let line = Line { at: self.clock.now(), step: step.clone(), stream, text };
-            if let Err(error) = self.keep(&line) {
-                // A log that cannot be written must not stop the work; the journal has what counts.
-                tracing::warn!(%error, "cannot write a step's log");
+            // A log that cannot be written must not stop the work; the journal has what counts.
+            match self.keep(&line) {
+                Ok(()) => self.broken.store(false, Ordering::Relaxed),
+                Err(error) if !self.broken.swap(true, Ordering::Relaxed) => {
+                    tracing::warn!(run = %self.run, %error, "cannot write the run's log; its lines are lost until that is mended");
+                }
+                Err(_) => {}
             }
             let _ = self.feed.send(Notice::Line { run: self.run, step: line.step, stream, text: line.text });
         }

@@ -140,3 +140,20 @@ fn the_committed_schemas_are_fresh() {
         assert!(committed == written, "{file} is stale: `devo schema --write` and commit it");
     }
 }
+
+#[test]
+fn a_run_has_more_steps_than_a_process_may_have_files() {
+    let world = World::bare();
+    let steps: String = (0..200).map(|n| format!("  s{n}: {{type: shell, run: echo {n}}}\n")).collect();
+    let file = world.write("pipeline.yaml", &format!("name: many\nsteps:\n{steps}"));
+    let plain = world.command(&["run", "--pipeline", file.to_str().unwrap(), "--json"]);
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "ulimit -n 128; exec \"$0\" \"$@\""]).arg(plain.get_program()).args(plain.get_args());
+    limited.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = limited.current_dir(plain.get_current_dir().unwrap()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let last = String::from_utf8_lossy(&output.stdout).lines().next_back().unwrap().to_owned();
+    let run: Value = serde_json::from_str(&last).unwrap();
+    let logs = world.home().join("runs").join(run["run"]["task_id"].as_str().unwrap()).join("logs");
+    assert_eq!(std::fs::read_dir(logs).unwrap().count(), 200, "each step has its log");
+}
