@@ -566,7 +566,8 @@ impl Workbench for Bench<'_> {
     async fn snapshot(&mut self) -> Result<String, Failure> {
         let taken = self.with_worktree(|worktree| worktree.snapshot(SNAPSHOT)).await?;
         if !taken.left_out.is_empty() {
-            let left: Vec<String> = taken.left_out.iter().map(|left| format!("{} ({:?})", left.path, left.why)).collect();
+            let left: Vec<String> =
+                taken.left_out.iter().map(|left| format!("{} ({:?})", left.path, left.why)).collect();
             self.cx.note(format!("not part of the change: {}", guard::some_of(&left, ", ")));
         }
         Ok(taken.tree.to_string())

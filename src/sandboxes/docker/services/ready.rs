@@ -16,6 +16,9 @@ use super::{logs, setup};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A service that nobody can ask is ready when it has run for so long: one whose program is missing, or that dies at once, is
+/// a moment in the state of running too.
+const STEADY: Duration = Duration::from_millis(500);
 /// A question without an answer for so long is asked again; the old one ends with its container.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Even the last question has so long: one that is cut off says nothing.
@@ -80,8 +83,8 @@ pub(super) async fn wait(
             return Err(failure(docker, container, service, ended(&state), "look at its log and at its `env`").await);
         }
         match check {
-            Check::Runs => return Ok(()),
-            Check::Ended => {}
+            Check::Runs if began.elapsed() >= STEADY => return Ok(()),
+            Check::Runs | Check::Ended => {}
             Check::Command(command) => {
                 let left = within.saturating_sub(began.elapsed());
                 match tokio::time::timeout(left.clamp(ANSWER_AT_LEAST, ANSWER_WITHIN), ask(docker, container, command))
