@@ -9,30 +9,30 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use serde_json::json;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::fit::fitting;
 use super::log::RunLog;
 use super::masking::masked;
+use super::money::{Money, MoneyDesk, budget_question};
 use super::permits::{Permit, Ticket};
 use super::rooms::Rooms;
 use super::windup::wind_up;
 use super::{Ask, Engine, EngineError, Notice, Outputs, Prepared, load, summary};
-use crate::core::budget::{Usage, Usd};
-use crate::core::event::{Event, EventBody, Question, QuestionKind, RunSpec};
+use crate::core::event::{Event, EventBody, RunSpec};
 use crate::core::failure::Failure;
 use crate::core::graph::{Graph, StepIndex};
-use crate::core::id::{RunId, StepId};
+use crate::core::id::RunId;
 use crate::core::scheduler::{Effect, due, wake_after, wake_at};
 use crate::core::state::{Phase, RunState};
 use crate::core::time::Timestamp;
-use crate::journal::{EVENT_MAX, JournalError};
+use crate::journal::JournalError;
 use crate::steps::{
-    CONTAINER_LOST, CallIntent, Context, Equipment, Grants, Ledger, Log as _, NoCall, Outcome, Produced, Stream, Turn,
+    CONTAINER_LOST, CallIntent, Context, Equipment, Grants, Log as _, NoCall, Outcome, Produced, Stream, Turn,
     scope_of, template_context,
 };
 
@@ -44,11 +44,6 @@ const LONG_WAIT: Duration = Duration::from_secs(60);
 const JOURNAL_RETRY: Duration = Duration::from_secs(2);
 /// A step's output above this is refused: it belongs in an artifact.
 const OUTPUT_MAX: usize = 512 * 1024;
-/// An event of a step above this would not fit the journal, with room for the event's own words.
-const STEP_EVENT_MAX: usize = EVENT_MAX - 4 * 1024;
-/// A failure's message, hint and feedback are cut to this, each.
-const FAILURE_MAX: usize = 64 * 1024;
-
 /// How long a run is driven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
@@ -80,11 +75,6 @@ enum Why {
 struct Live {
     token: CancellationToken,
     why: Option<Why>,
-}
-
-enum Money {
-    Begin { step: StepId, intent: CallIntent, reply: oneshot::Sender<Result<u32, NoCall>> },
-    End { step: StepId, call: u32, usage: Usage, usd: Usd, error: Option<String>, reply: oneshot::Sender<()> },
 }
 
 struct Driver<'e> {
@@ -601,7 +591,7 @@ impl Driver<'_> {
                     self.flush().await?;
                     Ok(call)
                 } else {
-                    Err(NoCall::Limit(self.budget_question(&intent)))
+                    Err(NoCall::Limit(budget_question(&self.state, &intent)))
                 };
                 // The step may have been dropped meanwhile; its reservation is settled when the run is taken up again.
                 let _ = reply.send(answer);
@@ -617,25 +607,6 @@ impl Driver<'_> {
         Ok(())
     }
 
-    fn budget_question(&self, intent: &CallIntent) -> Question {
-        let spent = self.state.spending();
-        let dollars =
-            |limit: Option<Usd>| limit.map_or("no limit".to_owned(), |usd| format!("{:.2} USD", usd.dollars()));
-        let tokens = |limit: Option<u64>| limit.map_or("no limit".to_owned(), |tokens| format!("{tokens} tokens"));
-        let text = format!(
-            "the run has spent {:.4} of {} and {} of {}; the next call of the {} may take {:.4} USD and {} tokens more. \
-             Answer with what to add (`2` dollars, or `500000 tokens`), or abort.",
-            spent.usd.dollars(),
-            dollars(self.state.limit_usd()),
-            spent.usage.total(),
-            tokens(self.state.limit_tokens()),
-            intent.role,
-            intent.usd.dollars(),
-            intent.tokens,
-        );
-        Question { kind: QuestionKind::Budget, text }
-    }
-
     async fn request(&mut self, ask: Ask) -> Result<(), EngineError> {
         let verdict = match self.state.admit(&self.graph, ask.request) {
             Ok(body) => {
@@ -648,50 +619,6 @@ impl Driver<'_> {
         // The asker may have gone; what is recorded stands.
         let _ = ask.reply.send(verdict);
         Ok(())
-    }
-}
-
-/// The event as the journal can keep it: what a step said may have any size, and an event that cannot be written would stop the
-/// run for good, without a word.
-fn fitting(body: EventBody) -> EventBody {
-    let cut = |mut text: String| {
-        if text.len() > FAILURE_MAX {
-            text.truncate(text.floor_char_boundary(FAILURE_MAX - '…'.len_utf8()));
-            text.push('…');
-        }
-        text
-    };
-    let body = match body {
-        EventBody::StepFailed { step, error } => {
-            let error = Failure {
-                message: cut(error.message),
-                hint: error.hint.map(cut),
-                feedback: error.feedback.map(cut),
-                ..error
-            };
-            EventBody::StepFailed { step, error }
-        }
-        EventBody::StepSkipped { step, reason } => EventBody::StepSkipped { step, reason: cut(reason) },
-        EventBody::StepInterrupted { step, reason } => EventBody::StepInterrupted { step, reason: reason.map(cut) },
-        EventBody::StepParked { step, reason, until, carry } => {
-            EventBody::StepParked { step, reason: cut(reason), until, carry }
-        }
-        body => body,
-    };
-    let size = serde_json::to_vec(&body).map_or(usize::MAX, |text| text.len());
-    match body {
-        EventBody::StepContinued { step, .. }
-        | EventBody::StepAsked { step, .. }
-        | EventBody::StepParked { step, .. }
-            if size > STEP_EVENT_MAX =>
-        {
-            let message = format!("the step has {size} bytes to carry to its next turn; {STEP_EVENT_MAX} can be kept");
-            let error = Failure::terminal("carry_too_large", message).hint(
-                "`devo logs RUN` shows what it did; make the task or the step's `limits` smaller, then `devo retry RUN`",
-            );
-            EventBody::StepFailed { step, error }
-        }
-        body => body,
     }
 }
 
@@ -721,36 +648,4 @@ async fn turn_of(prepared: &Prepared, mut context: Context, turn: Turn) -> Outco
         }
     }
     step.step.run(&context, turn).await
-}
-
-/// A step's way to the run's ledger.
-struct MoneyDesk {
-    sender: mpsc::Sender<Money>,
-}
-
-#[async_trait]
-impl Ledger for MoneyDesk {
-    async fn begin(&self, step: &StepId, intent: CallIntent) -> Result<u32, NoCall> {
-        let (reply, answer) = oneshot::channel();
-        let money = Money::Begin { step: step.clone(), intent, reply };
-        if self.sender.send(money).await.is_err() {
-            return Err(NoCall::Stopped);
-        }
-        answer.await.unwrap_or(Err(NoCall::Stopped))
-    }
-
-    async fn end(
-        &self,
-        step: &StepId,
-        call: u32,
-        usage: Usage,
-        usd: Usd,
-        error: Option<String>,
-    ) -> Result<(), Failure> {
-        let (reply, answer) = oneshot::channel();
-        let money = Money::End { step: step.clone(), call, usage, usd, error, reply };
-        let gone = || Failure::terminal("stopped", "the engine stopped");
-        self.sender.send(money).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())
-    }
 }

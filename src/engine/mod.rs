@@ -3,9 +3,11 @@
 
 mod clock;
 mod driver;
+mod fit;
 mod lock;
 mod log;
 mod masking;
+mod money;
 mod permits;
 mod rooms;
 #[cfg(test)]
