@@ -1,18 +1,19 @@
-//! The tools that models see, and what the reading ones do. The planner's list has nothing that writes; the executor's writing
-//! and running tools are performed by the step that owns the workspace and the sandbox.
+//! What the tools do that read and edit. The executor's writing and running tools are performed by the step that owns the
+//! workspace and the sandbox.
+
+mod arguments;
+mod catalog;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::edits::{self, EditError, find_placeholder};
 use super::files::{FileError, Kind, RepoPath, Source, StopNow};
 use super::folder::Folder;
 use super::guard::Guard;
 use super::outline;
-use super::plan_loop::SUBMIT;
 use super::repo_map::repo_map;
 use super::search::{Output, Query, find_files, list, search};
 use super::talk::answer;
@@ -20,9 +21,11 @@ use super::truncate::{
     GLOB_PATHS, READ_BYTES, READ_BYTES_MOST, READ_LINE, READ_LINES, REFUSAL_BYTES, RESULTS_BYTES, SEARCH_HITS,
     cut_line, cut_middle, fit_together,
 };
-use crate::core::plan::Plan;
-use crate::providers::{ToolCall, ToolResult, ToolSpec};
+use crate::providers::{ToolCall, ToolResult};
 use crate::sandboxes::WORKSPACE;
+
+pub use arguments::{arguments, canonical, describe};
+pub use catalog::{executor_tools, planner_tools};
 
 /// Files above this are not read or edited by tools, in bytes.
 const FILE_MAX: u64 = 4 * 1024 * 1024;
@@ -34,253 +37,6 @@ const HEADING: usize = 400;
 const SHRINK_LINES: usize = 200;
 /// New text of a file that the model may write at once, in bytes.
 const WRITE_MAX: usize = 512 * 1024;
-
-fn spec(name: &str, description: &str, properties: Value, required: &[&str]) -> ToolSpec {
-    let schema =
-        json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false});
-    ToolSpec { name: name.to_owned(), description: description.to_owned(), schema }
-}
-
-/// The planner's tools: they read, and one submits.
-pub fn planner_tools() -> Vec<ToolSpec> {
-    let text = json!({"type": "string"});
-    let number = json!({"type": "integer", "minimum": 1});
-    let mut plan = schemars::schema_for!(Plan).to_value();
-    if let Some(object) = plan.as_object_mut() {
-        object.remove("$schema");
-        object.remove("title");
-    }
-    vec![
-        spec(
-            "repo_map",
-            "Files and the names that they define, the ones most related to `focus` first.",
-            json!({"focus": {"type": "array", "items": text, "description": "paths, symbols or words"}}),
-            &["focus"],
-        ),
-        spec(
-            "list_dir",
-            "Names in a folder, to a depth.",
-            json!({"path": text, "depth": {"type": "integer", "minimum": 1, "maximum": 4}}),
-            &["path"],
-        ),
-        spec(
-            "find_files",
-            "Paths that match a glob like `src/**/*.rs`.",
-            json!({"glob": text, "path": text}),
-            &["glob"],
-        ),
-        spec(
-            "search",
-            "Lines that match a regular expression (or a text, with literal).",
-            json!({"pattern": text, "path": text, "glob": text, "literal": {"type": "boolean"},
-                   "output": {"enum": ["lines", "files", "count"]}, "context": {"type": "integer", "minimum": 0, "maximum": 10}}),
-            &["pattern"],
-        ),
-        spec(
-            "read_file",
-            "The text of a file; 400 lines unless a range is given.",
-            json!({"path": text, "start_line": number, "end_line": number}),
-            &["path"],
-        ),
-        spec("outline", "What a source file defines, with line numbers.", json!({"path": text}), &["path"]),
-        spec(
-            "git_log",
-            "The newest commits that touched a path: date, author, subject.",
-            json!({"path": text, "limit": {"type": "integer", "minimum": 1, "maximum": 50}}),
-            &["path"],
-        ),
-        ToolSpec {
-            name: SUBMIT.to_owned(),
-            description:
-                "Ends your work with the plan. If it is refused, mend every fault that is listed and call it again."
-                    .to_owned(),
-            schema: plan,
-        },
-    ]
-}
-
-/// The executor's tools, the same bytes in every request.
-pub fn executor_tools() -> Vec<ToolSpec> {
-    let text = json!({"type": "string"});
-    let number = json!({"type": "integer", "minimum": 1});
-    vec![
-        spec(
-            "read_file",
-            "The text of a file; 400 lines unless a range is given.",
-            json!({"file_path": text, "start_line": number, "end_line": number}),
-            &["file_path"],
-        ),
-        spec(
-            "grep_search",
-            "Lines that match a regular expression (or a text, with fixed_strings).",
-            json!({"pattern": text, "dir_path": text, "include_pattern": text, "fixed_strings": {"type": "boolean"},
-                   "names_only": {"type": "boolean"}, "context": {"type": "integer", "minimum": 0, "maximum": 10}}),
-            &["pattern"],
-        ),
-        spec(
-            "glob",
-            "Paths that match a glob like `src/**/*.py`.",
-            json!({"pattern": text, "dir_path": text}),
-            &["pattern"],
-        ),
-        spec("list_directory", "Names in a folder.", json!({"dir_path": text}), &["dir_path"]),
-        spec(
-            "replace",
-            "Replaces text in a file. old_string must stand there exactly once, with enough lines around it; allow_multiple \
-              replaces every place.",
-            json!({"file_path": text, "old_string": text, "new_string": text, "allow_multiple": {"type": "boolean"},
-                   "instruction": {"type": "string", "description": "why, in one line"}}),
-            &["file_path", "old_string", "new_string"],
-        ),
-        spec(
-            "write_file",
-            "Writes a whole file; folders are made. An existing file must have been read first.",
-            json!({"file_path": text, "content": text}),
-            &["file_path", "content"],
-        ),
-        spec(
-            "run_tests",
-            "Runs a check of the repository and gives a digest of what fails.",
-            json!({"check": {"type": "string", "description": "a check's name; `test` if not given"}}),
-            &[],
-        ),
-        spec(
-            "run_shell_command",
-            "Runs a shell command in the working copy; it reaches no host that the repository does not allow.",
-            json!({"command": text, "dir_path": text, "timeout_s": {"type": "integer", "minimum": 1, "maximum": 600}}),
-            &["command"],
-        ),
-        spec(
-            "read_output",
-            "More of the output of an earlier command, by the id that was given with it.",
-            json!({"id": text, "start_line": number, "end_line": number, "pattern": text}),
-            &["id"],
-        ),
-        spec(
-            "finish",
-            "Ends your work. With `done` the checks are run; only they count.",
-            json!({"status": {"enum": ["done", "blocked", "criteria_conflict"]}, "summary": text,
-                   "evidence": {"type": "array", "items": {"type": "object", "properties": {"criterion": text, "proof": text},
-                                "required": ["criterion", "proof"]}}}),
-            &["status", "summary"],
-        ),
-    ]
-}
-
-/// Other names that models use for the executor's tools.
-const ALIASES: &[(&str, &str)] = &[
-    ("edit_file", "replace"),
-    ("edit", "replace"),
-    ("str_replace", "replace"),
-    ("search_replace", "replace"),
-    ("create_file", "write_file"),
-    ("write", "write_file"),
-    ("read", "read_file"),
-    ("view", "read_file"),
-    ("view_file", "read_file"),
-    ("cat", "read_file"),
-    ("run_command", "run_shell_command"),
-    ("execute_command", "run_shell_command"),
-    ("bash", "run_shell_command"),
-    ("shell", "run_shell_command"),
-    ("terminal", "run_shell_command"),
-    ("grep", "grep_search"),
-    ("search", "grep_search"),
-    ("search_file_content", "grep_search"),
-    ("find_files", "glob"),
-    ("list_dir", "list_directory"),
-    ("list_files", "list_directory"),
-    ("ls", "list_directory"),
-    ("test", "run_tests"),
-    ("run_test", "run_tests"),
-];
-
-/// The name that the tool has here.
-pub fn canonical(name: &str) -> &str {
-    // Some models put the name of an invented module in front.
-    let name = ["default_api.", "default_api:", "functions."]
-        .iter()
-        .find_map(|start| name.strip_prefix(start))
-        .unwrap_or(name);
-    ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, tool)| tool)
-}
-
-/// A call in one short line, for people.
-pub fn describe(call: &ToolCall) -> String {
-    let argument = ["file_path", "path", "pattern", "glob", "command", "check", "dir_path", "id", "status", "title"]
-        .iter()
-        .find_map(|key| call.arguments[*key].as_str())
-        .unwrap_or_default();
-    let argument: String = argument.lines().next().unwrap_or_default().chars().take(80).collect();
-    format!("{} {argument}", canonical(&call.name)).trim_end().to_owned()
-}
-
-/// Arguments as a type, or what is wrong with them for the model.
-pub fn arguments<T: serde::de::DeserializeOwned>(call: &ToolCall) -> Result<T, String> {
-    if let Some(invalid) = &call.invalid {
-        return Err(format!("the arguments are not JSON: {}", cut_line(invalid, 200)));
-    }
-    let given = coerced(&call.arguments);
-    let read = match given.is_object() {
-        // The reader would take a list for an object, in the order of the fields.
-        false => Err("they must be an object".to_owned()),
-        true => {
-            serde_json::from_value(given.clone()).map_err(|error| misfit(&given).unwrap_or_else(|| error.to_string()))
-        }
-    };
-    read.map_err(|why| format!("the arguments of `{}` do not fit: {why}", cut_line(&call.name, 60)))
-}
-
-/// Fields that are whole numbers, in any tool.
-const NUMBERS: &[&str] =
-    &["start_line", "end_line", "context", "depth", "limit", "total_max_matches", "timeout_s", "max_failures"];
-/// Fields that are true or false.
-const FLAGS: &[&str] = &["literal", "fixed_strings", "names_only", "allow_multiple"];
-/// Fields that are lists or objects; all others are texts.
-const NESTED: &[&str] = &["focus", "evidence"];
-
-/// Numbers and flags given as text become what they mean, and fields set to null are left out.
-fn coerced(arguments: &Value) -> Value {
-    let fields = match arguments {
-        Value::Object(fields) => fields,
-        // A tool that needs nothing, called with nothing.
-        Value::Null => return Value::Object(serde_json::Map::new()),
-        other => return other.clone(),
-    };
-    let plain = |(name, value): (&String, &Value)| {
-        let value = match value {
-            Value::String(text) if NUMBERS.contains(&name.as_str()) => {
-                text.trim().parse::<u64>().map_or_else(|_| value.clone(), Value::from)
-            }
-            // `as` is exact here: the number is whole and small.
-            Value::Number(number) if NUMBERS.contains(&name.as_str()) => match number.as_f64() {
-                Some(n) if n.fract() == 0.0 && (0.0..1e9).contains(&n) => Value::from(n as u64),
-                _ => value.clone(),
-            },
-            Value::String(text) if FLAGS.contains(&name.as_str()) => match text.trim().to_ascii_lowercase().as_str() {
-                "true" => Value::Bool(true),
-                "false" => Value::Bool(false),
-                _ => value.clone(),
-            },
-            _ => value.clone(),
-        };
-        (name.clone(), value)
-    };
-    Value::Object(fields.iter().filter(|(_, value)| !value.is_null()).map(plain).collect())
-}
-
-/// The first field of a wrong type, by name: the reader of JSON names only the type.
-fn misfit(arguments: &Value) -> Option<String> {
-    arguments.as_object()?.iter().find_map(|(name, value)| {
-        let wanted = match name.as_str() {
-            name if NESTED.contains(&name) => return None,
-            name if NUMBERS.contains(&name) => (!value.is_u64()).then_some("a whole number, 0 or more"),
-            name if FLAGS.contains(&name) => (!value.is_boolean()).then_some("true or false"),
-            _ => (!value.is_string()).then_some("a text"),
-        }?;
-        Some(format!("`{}` must be {wanted}; it is {}", cut_line(name, 60), cut_line(&value.to_string(), 80)))
-    })
-}
 
 /// The answers to the planner's reading calls, together within their limit. Once `cancelled`, nothing more is read.
 pub fn read_all(calls: &[ToolCall], source: &dyn Source, cancelled: StopNow<'_>) -> Vec<ToolResult> {
@@ -620,6 +376,8 @@ fn with_line_ends_of(old: &str, new: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
     use crate::agent::files::{MemoryTree, TreeSource};
 
