@@ -112,7 +112,11 @@ impl Desk {
     async fn whole<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
         match self.driving.spawn(work).await {
             Ok(done) => done,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // Only where the program ends: nobody waits here any more.
+                Err(_) => std::future::pending().await,
+            },
         }
     }
 

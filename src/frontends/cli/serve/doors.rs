@@ -79,7 +79,10 @@ impl Doors {
                         }
                     }
                     door.settings = settings;
-                    door.open = channel.map(|channel| begin(Arc::from(channel), &self.desk));
+                    door.open = channel.map(|channel| {
+                        tracing::info!(channel = channel.name(), "opened anew: its settings changed");
+                        begin(Arc::from(channel), &self.desk)
+                    });
                 }
             }
         }
