@@ -349,23 +349,19 @@ impl App {
                 Some(queued) => Ok(self.queued_document(&queued)),
                 None => Err(EngineError::Unknown(run).into()),
             },
-            other => {
-                let mut document = other?;
-                if let Some(why) = self.standing(run).await? {
-                    document["standing"] = why.into();
-                }
-                Ok(document)
-            }
+            other => self.with_standing(run, other?).await,
         }
     }
 
-    /// Why the daemon cannot drive an open run, with what to do; `None` where it does, or could.
+    /// A run's document with why the daemon cannot drive it, and what to do, where that is so.
     ///
     /// # Errors
     /// The journal's.
-    pub async fn standing(&self, run: RunId) -> Result<Option<String>, Error> {
-        let kept = self.journal.kept(STANDING, &run.to_string()).await?;
-        Ok(kept.and_then(|why| why.as_str().map(str::to_owned)))
+    pub async fn with_standing(&self, run: RunId, mut document: Value) -> Result<Value, Error> {
+        if let Some(why) = self.journal.kept(STANDING, &run.to_string()).await? {
+            document["standing"] = why;
+        }
+        Ok(document)
     }
 
     /// Submitted tasks that have no run yet. A claimed file of an accepted run is only waiting to be put away.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ignore::Match;
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use ignore::gitignore::Gitignore;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
@@ -20,15 +20,12 @@ use super::files::{
     Content, Entry, FileError, Kind, RepoPath, Source, StopNow, WALK_LIMIT, Walk, check_secret_content,
     check_secret_name,
 };
+use crate::workspace::{IGNORE_TEXT_MAX, ignore_rules};
 
 /// The most entries that one folder lists.
 const FOLDER_LIMIT: usize = 20_000;
 /// How deep a walk goes.
 const DEPTH_LIMIT: usize = 100;
-/// The most bytes of one .gitignore that count.
-const IGNORE_FILE_LIMIT: u64 = 256 * 1024;
-/// A .gitignore with more lines is not applied, as when the workspace is recorded: compiling it would take seconds.
-const IGNORE_RULES_LIMIT: usize = 5_000;
 /// Compiled rules are kept for as many bytes of .gitignore files.
 const IGNORE_KEPT: usize = 4 * 1024 * 1024;
 /// How often a confined open is tried while the kernel sees a rename elsewhere (EAGAIN).
@@ -406,7 +403,7 @@ impl Rules {
     }
 
     fn enter(&mut self, folder: &Folder, dir: &RepoPath) {
-        let content = dir.join(".gitignore").and_then(|file| folder.read_any(&file, IGNORE_FILE_LIMIT));
+        let content = dir.join(".gitignore").and_then(|file| folder.read_any(&file, IGNORE_TEXT_MAX));
         let rules = match content {
             Err(_) => Arc::new(Gitignore::empty()),
             Ok(content) => folder.compiled.lock().unwrap_or_else(PoisonError::into_inner).rules(dir, content.bytes),
@@ -441,7 +438,7 @@ impl Compiled {
         {
             return Arc::clone(rules);
         }
-        let rules = Arc::new(compile(&String::from_utf8_lossy(&bytes)));
+        let rules = Arc::new(ignore_rules(&bytes).unwrap_or_else(Gitignore::empty));
         #[cfg(test)]
         {
             self.count += 1;
@@ -454,19 +451,6 @@ impl Compiled {
         self.by_folder.insert(dir.clone(), (bytes, Arc::clone(&rules)));
         rules
     }
-}
-
-fn compile(text: &str) -> Gitignore {
-    // `.` as root: paths are given relative to the file's own folder.
-    let mut builder = GitignoreBuilder::new(".");
-    for (count, line) in text.lines().enumerate() {
-        if count >= IGNORE_RULES_LIMIT {
-            return Gitignore::empty();
-        }
-        // A pattern that cannot be read ignores nothing, as in git.
-        let _ = builder.add_line(None, line);
-    }
-    builder.build().unwrap_or_else(|_| Gitignore::empty())
 }
 
 /// A new empty file beside the one to write.

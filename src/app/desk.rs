@@ -276,8 +276,10 @@ impl Desk {
                 }
                 Err(EngineError::Driven(_)) => Back::Over,
                 Err(error) => {
-                    let told = Error::from(error).to_text();
-                    Back::Standing(told.trim_start_matches("error: ").trim_end().to_owned())
+                    let error = Error::from(error);
+                    let hint = error.hint.iter().map(|hint| format!("hint: {hint}"));
+                    let told: Vec<String> = [error.message].into_iter().chain(error.causes).chain(hint).collect();
+                    Back::Standing(told.join("\n"))
                 }
             };
         }

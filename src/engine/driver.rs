@@ -22,7 +22,7 @@ use super::money::{Money, MoneyDesk, budget_question};
 use super::permits::{Permit, Ticket};
 use super::rooms::Rooms;
 use super::windup::wind_up;
-use super::{Ask, Engine, EngineError, Notice, Outputs, Prepared, load, summary};
+use super::{Ask, Engine, EngineError, Notice, Outputs, Prepared, fold, load, summary};
 use crate::core::event::{Event, EventBody, RunSpec};
 use crate::core::failure::Failure;
 use crate::core::graph::{Graph, StepIndex};
@@ -288,9 +288,8 @@ impl Driver<'_> {
     }
 
     fn stage(&mut self, body: EventBody) -> Result<(), EngineError> {
-        let event = Event { seq: self.state.seq() + 1, at: self.now(), body };
-        self.state.apply(&self.graph, &event).map_err(|source| EngineError::Illegal { run: self.run, source })?;
-        self.staged.push(event);
+        let at = self.now();
+        self.staged.push(fold(self.run, &self.graph, &mut self.state, at, body)?);
         Ok(())
     }
 

@@ -31,6 +31,7 @@ use crate::core::id::{RunId, StepId};
 use crate::core::report;
 use crate::core::request::{Refused, Request, Signal};
 use crate::core::state::{IllegalEvent, RunState};
+use crate::core::time::Timestamp;
 use crate::journal::{Acceptance, Journal, JournalError, Summary, Verdict};
 use crate::sandboxes::Sandbox;
 use crate::steps::{Equipment, Grants, Step, Stream};
@@ -302,15 +303,19 @@ impl Engine {
         // Nothing ran since the last event: the time between must not count.
         let bodies = [(state.ending().is_none()).then_some(EventBody::Resumed {}), Some(body)];
         for body in bodies.into_iter().flatten() {
-            let event = Event { seq: state.seq() + 1, at, body };
-            state.apply(&graph, &event).map_err(|source| EngineError::Illegal { run, source })?;
-            events.push(event);
+            events.push(fold(run, &graph, &mut state, at, body)?);
         }
-        self.journal.append(run, events.clone(), summary(&graph, &state)).await?;
+        self.record(run, &graph, &state, events).await?;
+        Ok(Answer::Idle)
+    }
+
+    /// Makes events that are folded into the state durable, then tells of them.
+    async fn record(&self, run: RunId, graph: &Graph, state: &RunState, events: Vec<Event>) -> Result<(), EngineError> {
+        self.journal.append(run, events.clone(), summary(graph, state)).await?;
         for event in events {
             self.publish(run, event);
         }
-        Ok(Answer::Idle)
+        Ok(())
     }
 
     /// Answers everything that other processes asked through the journal so far; `decide` says what becomes of a request.
@@ -375,6 +380,13 @@ pub async fn load(journal: &dyn Journal, run: RunId) -> Result<(Graph, RunState)
         return Err(EngineError::Unknown(run));
     }
     RunState::replay(&events).map_err(|source| EngineError::Illegal { run, source })
+}
+
+/// Folds the next event into a state, and gives it back to be recorded.
+fn fold(run: RunId, graph: &Graph, state: &mut RunState, at: Timestamp, body: EventBody) -> Result<Event, EngineError> {
+    let event = Event { seq: state.seq() + 1, at, body };
+    state.apply(graph, &event).map_err(|source| EngineError::Illegal { run, source })?;
+    Ok(event)
 }
 
 fn summary(graph: &Graph, state: &RunState) -> Summary {

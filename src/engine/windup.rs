@@ -2,8 +2,8 @@
 //! Nothing is performed. Steps that had to run all the same fail, with what is missing.
 
 use super::driver::Stopped;
-use super::{Engine, EngineError, summary};
-use crate::core::event::{Event, EventBody};
+use super::{Engine, EngineError, fold};
+use crate::core::event::EventBody;
 use crate::core::failure::Failure;
 use crate::core::graph::{Graph, StepIndex};
 use crate::core::id::RunId;
@@ -28,17 +28,12 @@ pub(super) async fn wind_up(
             return Err(EngineError::Outfit(missing));
         }
         for body in bodies.drain(..) {
-            let event = Event { seq: state.seq() + 1, at, body };
-            state.apply(graph, &event).map_err(|source| EngineError::Illegal { run, source })?;
-            events.push(event);
+            events.push(fold(run, graph, &mut state, at, body)?);
         }
         let effects = due(graph, &state, at);
         bodies = effects.into_iter().flat_map(|effect| recorded(graph, &state, effect, &failure)).collect();
     }
-    engine.journal.append(run, events.clone(), summary(graph, &state)).await?;
-    for event in events {
-        engine.publish(run, event);
-    }
+    engine.record(run, graph, &state, events).await?;
     Ok(Stopped::Ended)
 }
 

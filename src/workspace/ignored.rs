@@ -5,7 +5,7 @@ use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use super::folder::as_path;
 
 /// A larger `.gitignore` is not applied: compiling it would take seconds.
-pub(super) const TEXT_MAX: u64 = 256 << 10;
+pub const IGNORE_TEXT_MAX: u64 = 256 << 10;
 /// Of the rules of one file.
 const RULES_MAX: usize = 5000;
 
@@ -50,7 +50,12 @@ impl Rules {
 }
 
 fn compile(prefix: usize, text: &[u8]) -> Option<Level> {
-    if text.len() as u64 > TEXT_MAX {
+    Some(Level { prefix, matcher: ignore_rules(text)? })
+}
+
+/// The rules of a `.gitignore`, for paths relative to its own folder; `None` for one that is too large to be applied.
+pub fn ignore_rules(text: &[u8]) -> Option<Gitignore> {
+    if text.len() as u64 > IGNORE_TEXT_MAX {
         return None;
     }
     let text = String::from_utf8_lossy(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text));
@@ -62,7 +67,7 @@ fn compile(prefix: usize, text: &[u8]) -> Option<Level> {
         // A line that is no pattern matches nothing, as with git.
         let _ = builder.add_line(None, line);
     }
-    Some(Level { prefix, matcher: builder.build().ok()? })
+    builder.build().ok()
 }
 
 #[cfg(test)]

@@ -54,6 +54,7 @@ mod worktree;
 pub use diff::{Change, ChangedFile, DiffStat, Patch};
 pub use error::{Error, Result};
 pub use git::{Credentials, Git, MINIMUM_GIT, Patience};
+pub use ignored::{IGNORE_TEXT_MAX, ignore_rules};
 pub use links::{LinkTemplate, Links, links};
 pub use lock::FileLock;
 pub use protect::{BranchName, Protection};

@@ -16,7 +16,7 @@ use super::entries::*;
 use super::error::{Error, Result};
 use super::folder::{Folder, Item, shown};
 use super::git::make_private;
-use super::ignored::{Rules, TEXT_MAX};
+use super::ignored::{IGNORE_TEXT_MAX, Rules};
 use super::worktree::{Worktree, missing};
 
 impl Worktree {
@@ -178,7 +178,7 @@ impl<'a> Putting<'a> {
     fn enter(&mut self, at: &Folder, path: &[u8], tree: Option<&Tree>, ignored: bool) -> Result<()> {
         let prefix = prefix(path);
         let Some(tree) = tree else {
-            let text = at.small_file(b".gitignore", TEXT_MAX).map_err(failed("reading", path))?;
+            let text = at.small_file(b".gitignore", IGNORE_TEXT_MAX).map_err(failed("reading", path))?;
             self.rules.enter(prefix, text.filter(|_| !ignored).as_deref());
             let mut own = path.to_vec();
             push_name(&mut own, b".gitignore");

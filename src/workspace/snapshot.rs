@@ -15,7 +15,7 @@ use super::TreeId;
 use super::entries::*;
 use super::error::{Error, Result};
 use super::folder::{Folder, as_path, shown};
-use super::ignored::{Rules, TEXT_MAX};
+use super::ignored::{IGNORE_TEXT_MAX, Rules};
 use super::worktree::Worktree;
 
 /// Files of one workspace.
@@ -155,7 +155,7 @@ impl Taking<'_> {
         let items = at.items().map_err(failed("reading", path))?;
         // As git: rules inside an ignored folder do not count.
         let text = match items.iter().any(|item| item.name == b".gitignore" && item.kind == FileType::RegularFile) {
-            true if !ignored => Some(at.small_file(b".gitignore", TEXT_MAX).map_err(failed("reading", path))?),
+            true if !ignored => Some(at.small_file(b".gitignore", IGNORE_TEXT_MAX).map_err(failed("reading", path))?),
             _ => None,
         };
         let too_long = matches!(text, Some(None));

@@ -99,13 +99,7 @@ impl Site {
     /// The same, of a run that stands as the caller knows.
     async fn document_of(&self, run: RunId, stand: Option<&Stand>) -> Result<Value, Error> {
         match stand {
-            Some(stand) => {
-                let mut document = stand.document();
-                if let Some(why) = self.app.standing(run).await? {
-                    document["standing"] = why.into();
-                }
-                Ok(document)
-            }
+            Some(stand) => self.app.with_standing(run, stand.document()).await,
             None => self.desk.document(run).await,
         }
     }
